@@ -30,6 +30,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -41,23 +42,23 @@ class File(NamedTuple):
     """A file as the course serves it: NumPy format 1.0, header of 128 bytes, C order."""
 
     name: str
+    idx: str  # Zalando's name of the same numbers, as unsigned bytes in gzipped IDX
     size: int
     dtype: str
     shape: tuple[int, ...]
-    idx: str  # Zalando's name for the same numbers, as unsigned bytes in gzipped IDX
     sha256: str
 
 
 # fmt: off
 FILES = (  # the smallest first, so that what is wrong with a source shows at once
-    File("fashion_mnist_test_labels.npy", 40128, "<i4", (10000,), "t10k-labels-idx1-ubyte.gz",
+    File("fashion_mnist_test_labels.npy", "t10k-labels-idx1-ubyte.gz", 40128, "<i4", (10000,),
          "a061445ec01d9336dd4e01f4a7ac5130bfbe293c72552800597ee202941c88c7"),
-    File("fashion_mnist_train_labels.npy", 240128, "<i4", (60000,), "train-labels-idx1-ubyte.gz",
+    File("fashion_mnist_train_labels.npy", "train-labels-idx1-ubyte.gz", 240128, "<i4", (60000,),
          "ad5d875264cf0487ba1a2330b7cd74a15a4df0bacccadd6e711126f11e365251"),
-    File("fashion_mnist_test_images.npy", 31360128, "<f4", (10000, 784), "t10k-images-idx3-ubyte.gz",
-         "15be6db025eec7ed428d43f890c9e6a8f314a730b255b6f300a50eb98b8d2cde"),
-    File("fashion_mnist_train_images.npy", 188160128, "<f4", (60000, 784), "train-images-idx3-ubyte.gz",
-         "b4c9ef4d227514f872c39662c006b45cb682c5bc28ed567f42adb0bc542153a4"),
+    File("fashion_mnist_test_images.npy", "t10k-images-idx3-ubyte.gz", 31360128, "<f4",
+         (10000, 784), "15be6db025eec7ed428d43f890c9e6a8f314a730b255b6f300a50eb98b8d2cde"),
+    File("fashion_mnist_train_images.npy", "train-images-idx3-ubyte.gz", 188160128, "<f4",
+         (60000, 784), "b4c9ef4d227514f872c39662c006b45cb682c5bc28ed567f42adb0bc542153a4"),
 )
 # fmt: on
 
@@ -141,7 +142,7 @@ def ensure(data_dir: str | os.PathLike, mirror: str | None = None) -> None:
 
 
 def flaw(path: Path, file: File) -> str | None:
-    """What is wrong with `path`, in words, or None. Raises DataError where it must not be replaced."""
+    """What is wrong with `path`, or None. Raises DataError where it must not be replaced."""
     try:
         if not os.path.lexists(path):
             return "missing"
@@ -232,11 +233,11 @@ def sources(mirror: str | None) -> list[tuple[str, int, Callable]]:
     """Rows of (name, attempts, source), in the order in which they are asked."""
     rows = [
         (str(SYSTEM), 1, system_copy),
-        ("the course's server", ATTEMPTS, lambda files: npy_server(COURSE, files)),
+        ("the course's server", ATTEMPTS, partial(npy_server, COURSE)),
         ("Zalando's server", ATTEMPTS, idx_server),
         ("the system's package mirror", 1, package_mirror),
     ]
-    return [(mirror, ATTEMPTS, lambda files: npy_server(mirror, files))] * bool(mirror) + rows
+    return [(mirror, ATTEMPTS, partial(npy_server, mirror))] * bool(mirror) + rows
 
 
 def system_copy(files: list[File], folder: Path = SYSTEM) -> Iterator[tuple[File, Stream]]:
@@ -250,7 +251,7 @@ def system_copy(files: list[File], folder: Path = SYSTEM) -> Iterator[tuple[File
 def npy_server(url: str, files: list[File]) -> Iterator[tuple[File, Stream]]:
     """The very files, in a folder on a web server."""
     for file in files:
-        yield file, lambda url=f"{url.rstrip('/')}/{file.name}": http(url, b"\x93NUMPY")
+        yield file, partial(http, f"{url.rstrip('/')}/{file.name}", b"\x93NUMPY")
 
 
 def idx_server(files: list[File]) -> Iterator[tuple[File, Stream]]:
@@ -307,7 +308,7 @@ def read(path: Path) -> Iterator[bytes]:
 
 
 def http(url: str, magic: bytes) -> Iterator[bytes]:
-    """The body of `url`, which must begin with `magic`. TLS is verified, and never left for http."""
+    """The body of `url`, if it begins with `magic`. TLS is verified, and not left for http."""
     with requests.Session() as session:
         session.max_redirects = 5
         if not url.startswith("http://"):
@@ -390,7 +391,7 @@ def gunzip(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def npy(file: File, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Turn IDX into `file`, byte for byte as np.save writes it (format: yann.lecun.com/exdb/mnist)."""
+    """Turn an IDX file (yann.lecun.com/exdb/mnist) into what np.save writes, byte for byte."""
     sizes = (file.shape[0], 28, 28)[: 2 * len(file.shape) - 1]
     magic = bytes([0, 0, 8, len(sizes)]) + b"".join(size.to_bytes(4, "big") for size in sizes)
     head = b""

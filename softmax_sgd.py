@@ -37,6 +37,7 @@ for library in ("OPENBLAS", "MKL", "VECLIB"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 import argparse
+import errno
 import itertools
 import json
 import math
@@ -57,7 +58,7 @@ from download_data import DataError, ensure, live, replacing, say
 
 
 class Grid(NamedTuple):
-    """The hyperparameters searched, each ascending; every number of epochs up to `epochs` counts."""
+    """The hyperparameters searched, ascending; every number of epochs up to `epochs` counts."""
 
     batch_sizes: tuple[int, ...] = (32, 64, 128, 256)
     learning_rates: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1)
@@ -65,6 +66,8 @@ class Grid(NamedTuple):
     epochs: int = 100
 
 
+DATA = Path("data")
+RESULTS = ("results.json", "model.npz", "curves.npz")
 CLASSES = 10
 STACK = 16  # models at most: a wider stack gains little, and fewer stacks share the cores worse
 
@@ -96,7 +99,7 @@ def load(data_dir: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
         X_train /= 255
         X_test /= 255
     else:
-        say(f"note: the images in {data_dir} look normalised already and are used as they are")
+        say(f"Note: the images in {data_dir} look normalised already and are used as they are")
     return X_train, y_train, X_test, y_test
 
 
@@ -104,23 +107,25 @@ def read_npy(path: Path, dimensions: int, highest: int) -> np.ndarray:
     """Read an array of real numbers in 0..highest; raise DataError if `path` is anything else."""
     try:
         if not path.is_file():
-            raise ValueError("not a file" if path.exists() else "missing")
+            raise DataError(f"{path}: {'not a file' if path.exists() else 'missing'}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # Mapping holds the header against the file's length before memory is allocated.
             header = np.lib.format.open_memmap(path, mode="r")
         if header.offset + header.nbytes != path.stat().st_size:
-            raise ValueError("bytes follow the end of the array")
+            raise DataError(f"{path}: bytes follow the end of the array")
         if header.dtype.kind not in "buif" or header.ndim != dimensions or header.size == 0:
             form = f"{header.dtype} of shape {header.shape}"
-            raise ValueError(f"{form}, not real numbers in {dimensions} dimensions")
+            raise DataError(f"{path}: {form}, not real numbers in {dimensions} dimensions")
         array = np.load(path, allow_pickle=False)
-        low, high = array.min(), array.max()
-        if not (low >= 0 and high <= highest):  # NaN compares false
-            raise ValueError(f"values from {low} to {high}, not within 0 to {highest}")
+    except DataError:
+        raise
     except Exception as error:  # NumPy's parser raises half a dozen types
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: {reason}") from None
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{path}: not a whole .npy file of numbers ({reason})") from None
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= highest):  # NaN compares false
+        raise DataError(f"{path}: values from {low} to {high}, not within 0 to {highest}")
     return array
 
 
@@ -159,7 +164,7 @@ def cross_entropy(W, b, X, y):
 
 
 def accuracy(W, b, X, y):
-    """The fraction, 0..1, of the examples whose likeliest class is y; of equals the first counts."""
+    """The fraction, 0..1, of examples whose likeliest class is y; of equals, the first counts."""
     return evaluate(W, b, X, y)[1]
 
 
@@ -324,12 +329,11 @@ def solve(options: argparse.Namespace) -> None:
     """Load, search, choose, test, and only then report: the whole experiment."""
     if options.output:
         prepare(options.output)
-    if options.data_dir is None:
-        ensure("data")
-    X, y, X_test, y_test = load(options.data_dir or Path("data"))
-    train, validation = split(
-        len(X), options.validation_fraction, np.random.default_rng(options.seed)
-    )
+    if options.data_dir is DATA:
+        ensure(DATA)
+    X, y, X_test, y_test = load(options.data_dir)
+    rng = np.random.default_rng(options.seed)
+    train, validation = split(len(X), options.validation_fraction, rng)
     grid = Grid(options.batch_sizes, options.learning_rates, options.alphas, options.epochs)
     if not (len(train) and len(validation)):
         raise DataError(f"--validation-fraction leaves nothing on one side of {len(X)} images")
@@ -374,8 +378,9 @@ def report(results: dict, curves: Curves) -> Iterator[str]:
     """Yield the lines that tell the outcome of the search, the metrics on the test set last."""
     grid, best = Grid(**results["grid"]), results["best"]
     yield from table(grid, curves)
-    yield "\nBest: batch size {batch_size}, learning rate {learning_rate:g}, alpha {alpha:g}, {epochs} epochs".format(
-        **best
+    yield ""
+    yield "Best: " + ", ".join(
+        f"{name.replace('_', ' ')} {value:g}" for name, value in best.items()
     )
     yield from edges(grid, best)
     yield f"\nValidation cross-entropy: {results['validation']['cross_entropy']:.4f}"
@@ -402,15 +407,12 @@ def show_progress(start: float) -> Callable[[int, int, float], None]:
     return show
 
 
-RESULTS = ("results.json", "model.npz", "curves.npz")
-
-
 def prepare(folder: Path) -> None:
-    """Make the folder, and see that files can be put there, while nothing is lost if they can't."""
+    """Make the folder, and see that the results will fit in, before there is anything to lose."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in RESULTS:
         if (folder / name).is_dir():
-            raise IsADirectoryError(f"{folder / name} is a folder, in the way of a result")
+            raise IsADirectoryError(errno.EISDIR, "a folder is in its place", folder / name)
     tempfile.TemporaryFile(dir=folder).close()
 
 
@@ -424,61 +426,55 @@ def save(folder: Path, results: dict, curves: Curves, W: np.ndarray, b: np.ndarr
         np.savez(file, **curves._asdict())
 
 
+def number(kind: type, valid: Callable[..., bool], wanted: str) -> Callable[[str], int | float]:
+    """A type for argparse: a `kind` that is `valid`."""
+
+    def parse(text: str) -> int | float:
+        try:
+            if valid(value := kind(text)):
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+
+    return parse
+
+
 def parse_arguments() -> argparse.Namespace:
     """Read the command line; exit with status 2 where it is wrong."""
-
-    def value(kind: type, valid: Callable, wanted: str) -> Callable:
-        def parse(text: str):
-            try:
-                if valid(number := kind(text)):
-                    return number
-            except ValueError:
-                pass
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
-
-        return parse
-
-    count = value(int, lambda v: v >= 1, "a whole number of at least 1")
-    seed = value(int, lambda v: v >= 0, "a whole number of at least 0")
-    rate = value(float, lambda v: 0 < v < math.inf, "a positive number")
-    alpha = value(float, lambda v: 0 <= v < math.inf, "a number of at least 0")
-    fraction = value(float, lambda v: 0 < v < 1, "a number between 0 and 1")
+    count = number(int, lambda v: v >= 1, "a whole number of at least 1")
+    seed = number(int, lambda v: v >= 0, "a whole number of at least 0")
+    rate = number(float, lambda v: 0 < v < math.inf, "a positive number")
+    alpha = number(float, lambda v: 0 <= v < math.inf, "a number of at least 0")
+    fraction = number(float, lambda v: 0 < v < 1, "a number between 0 and 1")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
     parser = argparse.ArgumentParser(
-        description="Train softmax regression on Fashion-MNIST by minibatch SGD. Search a grid of "
-        "hyperparameters on a validation set, then measure the best model on the test set, once."
+        description="Train softmax regression on Fashion-MNIST by minibatch SGD: search a grid of "
+        "hyperparameters on a validation set, then measure the best model, once, on the test set."
     )
-
-    def add(flag: str, default, text: str, **how) -> None:
-        shown = " ".join(f"{v:g}" for v in default) if isinstance(default, tuple) else default
-        text += f" (default: {shown})" if default is not None else ""
-        parser.add_argument(flag, default=default, help=text, **how)
-
-    grid = Grid()
-    add(
-        "--data-dir",
-        None,
-        "your own four files, used as they are (default: data, which is kept complete and verified)",
-        type=Path,
-        metavar="DIR",
-    )
-    add("--batch-sizes", grid.batch_sizes, "minibatch sizes", type=count, metavar="N", nargs="+")
-    add(
-        "--learning-rates", grid.learning_rates, "learning rates", type=rate, metavar="R", nargs="+"
-    )
-    add("--alphas", grid.alphas, "L2 regularisation strengths", type=alpha, metavar="A", nargs="+")
-    add("--epochs", grid.epochs, "the largest number of epochs", type=count, metavar="N")
-    add(
-        "--validation-fraction",
-        0.2,
-        "share of the training files for validation",
-        type=fraction,
-        metavar="F",
-    )
-    add("--seed", 0, "of the split and of the order of the examples", type=seed, metavar="N")
-    add("--workers", cores, "threads", type=count, metavar="N")
-    add("--output", None, f"write {', '.join(RESULTS)} there", type=Path, metavar="DIR")
+    for flag, metavar, kind, default, text in (
+        ("--data-dir", "DIR", Path, DATA, "folder of your own four files, to be used as they are; "
+         "without this option, data is kept complete and verified"),
+        ("--batch-sizes", "N", count, Grid().batch_sizes, "minibatch sizes"),
+        ("--learning-rates", "R", rate, Grid().learning_rates, "learning rates"),
+        ("--alphas", "A", alpha, Grid().alphas, "strengths of the L2 regularisation"),
+        ("--epochs", "N", count, Grid().epochs, "largest number of epochs"),
+        ("--validation-fraction", "F", fraction, 0.2, "part of the training files to validate on"),
+        ("--seed", "N", seed, 0, "of the split and of the order of the examples"),
+        ("--workers", "N", count, cores, "threads that train"),
+        ("--output", "DIR", Path, None, f"folder for {', '.join(RESULTS)}"),
+    ):  # fmt: skip
+        several = isinstance(default, tuple)
+        shown = " ".join(map(str, default)) if several else default
+        parser.add_argument(
+            flag,
+            metavar=metavar,
+            type=kind,
+            nargs="+" if several else None,
+            default=default,
+            help=text if shown is None else f"{text} (default: {shown})",
+        )
     options = parser.parse_args()
     for name in Grid._fields[:3]:
         setattr(options, name, tuple(sorted(set(getattr(options, name)))))
@@ -494,8 +490,11 @@ def main() -> int:
     except BrokenPipeError:  # nobody reads stdout any more, and Python's last flush must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (DataError, FloatingPointError, OSError) as error:
+    except (DataError, FloatingPointError) as error:
         say(f"softmax_sgd.py: {error}")
+        return 1
+    except OSError as error:
+        say(f"softmax_sgd.py: cannot write {error.filename or 'the results'}: {error.strerror}")
         return 1
     except KeyboardInterrupt:
         say("softmax_sgd.py: interrupted")

@@ -1,0 +1,97 @@
+"""Lemmas on the softmax, the cross-entropy, the regularised loss and the accuracy."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from softmax_sgd import accuracy, cross_entropy, evaluate, gradients, log_softmax, loss
+
+
+def test_zero_weights_guess_at_random(problem):
+    p = problem
+    W, b = np.zeros_like(p.W), np.zeros_like(p.b)
+    np.testing.assert_allclose(cross_entropy(W, b, p.X, p.y), np.log(4), rtol=1e-15)
+    np.testing.assert_array_equal(accuracy(W, b, p.X, p.y), (p.y == 0).mean())
+
+
+def test_probabilities_of_each_example_sum_to_1(problem):
+    yhat = np.exp(log_softmax(problem.W, problem.b, problem.X))
+    assert yhat.shape == (*problem.b.shape, len(problem.X))
+    np.testing.assert_allclose(yhat.sum(axis=0), 1, rtol=1e-14, err_msg="sum over another axis?")
+
+
+def test_an_offset_of_all_logits_changes_nothing(problem):
+    p = problem
+    shifted = log_softmax(p.W, p.b + 7, p.X)
+    np.testing.assert_allclose(shifted, log_softmax(p.W, p.b, p.X), atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_logits_of_ten_thousand_are_finite_and_right(dtype):
+    """Where exp overflows, log(yhat) would be -inf, and log(yhat + eps) about -37."""
+    W, b = np.array([[1e4, -1e4, 0]], dtype), np.zeros(3, dtype)
+    X, y = np.array([[1], [1], [1]], dtype), np.array([0, 1, 2])
+    expected = np.array([0.0, -2e4, -1e4])
+    np.testing.assert_array_equal(log_softmax(W, b, X)[:, 0], expected)
+    np.testing.assert_allclose(cross_entropy(W, b, X, y), 1e4, rtol=1e-7)
+    assert all(np.isfinite(g).all() for g in gradients(W, b, X, y, 0.0))
+
+
+def test_a_certain_and_right_model_has_no_loss_and_no_gradient():
+    W, b, X, y = np.array([[100.0, -100.0]]), np.zeros(2), np.array([[1.0], [-1.0]]), np.arange(2)
+    assert cross_entropy(W, b, X, y) == 0, "a bias of the loss, such as log(yhat + eps)?"
+    assert accuracy(W, b, X, y) == 1
+    assert all(abs(g).max() < 1e-80 for g in gradients(W, b, X, y, 0.0))
+
+
+def test_alpha_is_not_divided_by_n_and_leaves_the_biases_out(problem):
+    p = problem
+    penalty = loss(p.W, p.b, p.X, p.y, p.alpha) - cross_entropy(p.W, p.b, p.X, p.y)
+    squares = sum(row**2 for row in p.W.reshape(-1, *p.W.shape[2:]))
+    np.testing.assert_allclose(penalty, p.alpha / 2 * squares, rtol=1e-12)
+
+
+def test_alpha_does_not_reach_the_bias_gradient(problem):
+    p = problem
+    _, without = gradients(p.W, p.b, p.X, p.y, 0.0)
+    _, with_alpha = gradients(p.W, p.b, p.X, p.y, p.alpha)
+    np.testing.assert_array_equal(with_alpha, without)
+
+
+def test_accuracy_counts_the_likeliest_class(problem):
+    p = problem
+    z = np.einsum("nm,mc...->nc...", p.X, p.W) + p.b
+    right = [z_i.argmax(axis=0) == y_i for z_i, y_i in zip(z, p.y, strict=True)]
+    np.testing.assert_allclose(accuracy(p.W, p.b, p.X, p.y), np.mean(right, axis=0))
+
+
+def test_measures_are_one_number_for_a_model_and_k_for_a_stack(problem):
+    p = problem
+    for measure in (*evaluate(p.W, p.b, p.X, p.y), loss(p.W, p.b, p.X, p.y, p.alpha)):
+        assert np.shape(measure) == p.W.shape[2:]
+
+
+def test_no_function_changes_its_arguments(problem):
+    p = problem
+    arrays = (p.W, p.b, p.X, p.y, np.asarray(p.alpha))
+    before = [a.copy() for a in arrays]
+    loss(*arrays)
+    gradients(*arrays)
+    accuracy(*arrays[:-1])
+    for array, copy in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+@given(seed=st.integers(0, 2**32), K=st.integers(1, 5), n=st.integers(1, 9), m=st.integers(1, 9))
+def test_a_stack_is_its_models_side_by_side(seed, K, n, m):
+    rng = np.random.default_rng(seed)
+    W, b, alpha = rng.normal(0, 3, (m, 3, K)), rng.normal(0, 3, (3, K)), rng.uniform(0, 1, K)
+    X, y = rng.uniform(0, 1, (n, m)), rng.integers(0, 3, n)
+    dW, db = gradients(W, b, X, y, alpha)
+    for k in range(K):
+        one = W[..., k], b[..., k], X, y
+        for mine, alone in zip((dW, db), gradients(*one, alpha[k]), strict=True):
+            np.testing.assert_allclose(mine[..., k], alone, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(loss(W, b, X, y, alpha)[k], loss(*one, alpha[k]), rtol=1e-12)
+        assert accuracy(W, b, X, y)[k] == accuracy(*one)
