@@ -95,9 +95,12 @@ def load(data_dir: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
     (X_train, y_train), (X_test, y_test) = data.values()
     if X_train.shape[1] != X_test.shape[1]:
         raise DataError(f"{images}: {X_test.shape[1]} pixels, but {X_train.shape[1]} in training")
-    if max(X_train.max(), X_test.max()) > 1:
+    exceed = X_train.max() > 1, X_test.max() > 1
+    if all(exceed):
         X_train /= 255
         X_test /= 255
+    elif any(exceed):
+        raise DataError(f"{images}: not on the scale of the training images: only one exceeds 1")
     else:
         say(f"Note: the images in {data_dir} look normalised already and are used as they are")
     return X_train, y_train, X_test, y_test
@@ -121,7 +124,7 @@ def read_npy(path: Path, dimensions: int, highest: int) -> np.ndarray:
     except DataError:
         raise
     except Exception as error:  # NumPy's parser raises half a dozen types
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: not a whole .npy file of numbers ({reason})") from None
     low, high = array.min(), array.max()
     if not (low >= 0 and high <= highest):  # NaN compares false
@@ -270,11 +273,10 @@ def search(
                 if epoch + 1 < grid.epochs:  # to the end of the line
                     running[pool.submit(next, training)] = stack, training
                 i, j, k = stack.T
-                for curve, measure in zip(curves, measures, strict=True):
-                    curve[i, j, k, epoch] = measure
+                curves.cross_entropy[i, j, k, epoch], curves.accuracy[i, j, k, epoch] = measures
                 for column, model in enumerate(map(tuple, stack)):
-                    if measures[0][column] < lowest[model]:
-                        lowest[model] = measures[0][column]
+                    if curves.cross_entropy[model][epoch] < lowest[model]:
+                        lowest[model] = curves.cross_entropy[model][epoch]
                         weights[model] = W[..., column].copy(), b[..., column].copy()
                 done += len(stack)
                 progress(done, curves.accuracy.size, lowest.min())
@@ -320,9 +322,10 @@ def table(grid: Grid, curves: Curves) -> Iterator[str]:
 
 def edges(grid: Grid, best: dict) -> Iterator[str]:
     """Yield a note for each hyperparameter whose best value is the least or the greatest tried."""
-    for (name, value), values in zip(best.items(), (*grid[:3], (1, grid.epochs)), strict=True):
-        if values[0] < values[-1] and value in (values[0], values[-1]):
-            yield f"Note: the best {name.replace('_', ' ')}, {value:g}, is on the edge of the grid"
+    for name, values in zip(best, (*grid[:3], (1, grid.epochs)), strict=True):
+        if values[0] < values[-1] and best[name] in (values[0], values[-1]):
+            what = f"{name.replace('_', ' ')}, {best[name]:g}"
+            yield f"Note: the best {what}, is on the edge of the grid"
 
 
 def solve(options: argparse.Namespace) -> None:
@@ -339,11 +342,8 @@ def solve(options: argparse.Namespace) -> None:
         raise DataError(f"--validation-fraction leaves nothing on one side of {len(X)} images")
     if grid.batch_sizes[-1] > len(train):
         raise DataError(f"--batch-sizes {grid.batch_sizes[-1]}: only {len(train)} images to train")
-    print(f"Images: {len(train)} to train, {len(validation)} to validate, {len(X_test)} to test")
-    print(
-        "Grid: {} minibatch sizes x {} learning rates x {} alphas".format(*map(len, grid[:3])),
-        f"x 1..{grid.epochs} epochs = {math.prod(map(len, grid[:3])) * grid.epochs} points\n",
-    )
+    counts = {"train": len(train), "validation": len(validation), "test": len(X_test)}
+    print(*heading(counts, grid), sep="\n")
 
     start = time.monotonic()
     curves, weights = search(
@@ -360,18 +360,27 @@ def solve(options: argparse.Namespace) -> None:
         "alpha": grid.alphas[k],
         "epochs": epoch + 1,
     }
+    test_cross_entropy, test_accuracy = evaluate(W, b, X_test, y_test)
     results = {
         "seed": options.seed,
-        "split": {"train": len(train), "validation": len(validation), "test": len(X_test)},
+        "split": counts,
         "grid": grid._asdict(),
         "best": best,
         "validation": {name: float(c[i, j, k, epoch]) for name, c in curves._asdict().items()},
-        "test": dict(zip(Curves._fields, map(float, evaluate(W, b, X_test, y_test)), strict=True)),
+        "test": {"cross_entropy": float(test_cross_entropy), "accuracy": float(test_accuracy)},
         "seconds": round(seconds, 1),
     }
     print(*report(results, curves), sep="\n")
     if options.output:
         save(options.output, results, curves, W, b)
+
+
+def heading(counts: dict[str, int], grid: Grid) -> Iterator[str]:
+    """Yield the lines that tell what is about to be searched."""
+    yield "Images: {train} to train, {validation} to validate, {test} to test".format(**counts)
+    sizes = list(map(len, grid[:3]))
+    models = "{} minibatch sizes x {} learning rates x {} alphas".format(*sizes)
+    yield f"Grid: {models} x 1..{grid.epochs} epochs = {math.prod(sizes) * grid.epochs} points\n"
 
 
 def report(results: dict, curves: Curves) -> Iterator[str]:

@@ -6,11 +6,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import settings
 
 import softmax_sgd  # before NumPy, as in use: it sets the number of BLAS threads
 from download_data import ensure
 
 import numpy as np  # isort: skip
+
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
 
 ROOT = Path(__file__).parent.parent
 LARGE = 3.0  # an alpha that dominates the gradient

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import NAMES, ROOT, command
 
-from softmax_sgd import Curves, Grid, best_point, edges, evaluate, load, report
+from softmax_sgd import Curves, Grid, best_point, edges, evaluate, load, report, show_progress
 
 SMALL = ("--batch-sizes", 8, 20, "--learning-rates", 1, 0.1, "--alphas", 0, 0.01, "--epochs", 5)
 METRICS = re.compile(
@@ -35,8 +35,7 @@ def test_stdout_to_the_letter(run):
     curves = Curves(**np.load(run.output / "curves.npz"))
     lines = [
         "Images: 48 to train, 12 to validate, 20 to test",
-        "Grid: 2 minibatch sizes x 2 learning rates x 2 alphas x 1..5 epochs = 40 points",
-        "",
+        "Grid: 2 minibatch sizes x 2 learning rates x 2 alphas x 1..5 epochs = 40 points\n",
         *report(results, curves),
     ]
     assert run.stdout == "\n".join(lines) + "\n"
@@ -57,6 +56,7 @@ def test_results_are_those_of_the_search(run):
     _, _, X_test, y_test = load(run.own_files)
     assert list(results) == ["seed", "split", "grid", "best", "validation", "test", "seconds"]
     assert results["seed"] == 0
+    assert 0 <= results["seconds"] < 60
     assert results["split"] == {"train": 48, "validation": 12, "test": 20}
     grid = Grid(**results["grid"])
     assert grid == ([8, 20], [0.1, 1.0], [0.0, 0.01], 5)
@@ -185,6 +185,27 @@ def test_what_does_not_fit_the_data_is_named(own_files, arguments):
     fails(command("--data-dir", own_files, *arguments), *arguments[:1])
 
 
+def test_a_batch_may_be_the_whole_training_set(own_files):
+    assert command("--data-dir", own_files, "--batch-sizes", 48, "--epochs", 1).returncode == 0
+
+
+def test_only_the_default_folder_is_completed(tmp_path):
+    """A file in its place shows which way was taken, with no network."""
+    (tmp_path / "data").write_text("in the way")
+    fails(command(cwd=tmp_path), "cannot", "data")
+    fails(command("--data-dir", "data", cwd=tmp_path), f"data/{NAMES[0]}: missing")
+
+
+def test_progress_tells_the_time_left(capsys):
+    """Ten seconds for 2 of 22 points leave 100 for the rest; a line for each tenth, no more."""
+    show = show_progress(time.monotonic() - 10)
+    for done in (1, 2, 3, 4):
+        show(done, 22, 0.5)
+    assert (
+        capsys.readouterr().err == "3 of 22 points, 63 s left, best cross-entropy so far 0.5000\n"
+    )
+
+
 def test_every_model_diverged(own_files):
     wild = ("--learning-rates", 1e30, "--alphas", 1, "--batch-sizes", 8, "--epochs", 1)
     done = command("--data-dir", own_files, *wild)
@@ -232,18 +253,31 @@ def test_a_reader_of_stdout_may_leave(own_files):
     assert child.returncode == 1
 
 
+def heed_interrupts():
+    """Undo what a shell does to its background jobs, such as this test may be part of."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_in_mid_search(own_files, tmp_path, sent, status):
-    output = tmp_path / "out"
+    output, n = tmp_path / "out", 200_000  # an epoch takes longer than one may wait
+    np.save(own_files / NAMES[0], np.full((n, 2), 7, np.uint8))
+    np.save(own_files / NAMES[1], np.zeros(n, np.uint8))
+    np.save(own_files / NAMES[2], np.full((1, 2), 7, np.uint8))
+    np.save(own_files / NAMES[3], np.zeros(1, np.uint8))
     line = [sys.executable, ROOT / "softmax_sgd.py", "--data-dir", own_files, "--output", output]
-    line += ["--epochs", "1000000", "--batch-sizes", "1", "2"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        assert child.stdout.readline().startswith("Images")
-        time.sleep(1)
-        child.send_signal(sent)
-        start = time.monotonic()
-        _, stderr = child.communicate(timeout=10)
-        assert time.monotonic() - start < 3
+    line += ["--batch-sizes", "1", "2"]
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(line, preexec_fn=heed_interrupts, **how) as child:
+        try:
+            assert child.stdout.readline().startswith("Images")
+            time.sleep(1)
+            child.send_signal(sent)
+            start = time.monotonic()
+            _, stderr = child.communicate(timeout=10)
+            assert time.monotonic() - start < 3
+        finally:
+            child.kill()
     assert child.returncode == status
     assert "Traceback" not in stderr
     assert stderr.endswith("softmax_sgd.py: interrupted\n") or sent == signal.SIGTERM
@@ -281,3 +315,10 @@ def test_importing_does_nothing(tmp_path):
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_blas_runs_in_one_thread_for_each_worker():
+    pytest.importorskip("threadpoolctl")
+    code = "import softmax_sgd, threadpoolctl; print(threadpoolctl.threadpool_info())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "'num_threads': 1," in done.stdout

@@ -79,12 +79,22 @@ def test_pixels_are_divided_by_255_in_both_parts_and_become_float32(own_files):
         np.testing.assert_array_equal(ours, np.load(own_files / name))
 
 
-def test_images_that_never_exceed_1_are_left_as_they_are(own_files, capsys):
+@pytest.mark.parametrize("peak", [0.4, 1, 1.5, 2])
+def test_images_that_never_exceed_1_are_left_as_they_are(own_files, capsys, peak):
     for name in (IMAGES, TEST_IMAGES):
-        np.save(own_files / name, np.load(own_files / name) / 255)
-    X, *_ = load(own_files)
-    np.testing.assert_array_equal(X, np.load(own_files / IMAGES))
-    assert "look normalised already" in capsys.readouterr().err
+        X = np.load(own_files / name)
+        np.save(own_files / name, X / X.max() * peak)
+    X, _, X_test, _ = load(own_files)
+    for ours in (X, X_test):
+        np.testing.assert_allclose(ours.max(), peak if peak <= 1 else peak / 255, rtol=1e-6)
+    assert ("look normalised already" in capsys.readouterr().err) == (peak <= 1)
+
+
+@pytest.mark.parametrize("dark", [IMAGES, TEST_IMAGES])
+def test_both_parts_must_be_on_one_scale(own_files, dark):
+    np.save(own_files / dark, np.load(own_files / dark) / 255)
+    with pytest.raises(DataError, match="not on the scale of the training images"):
+        load(own_files)
 
 
 FORMS = {

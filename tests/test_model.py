@@ -72,6 +72,12 @@ def test_measures_are_one_number_for_a_model_and_k_for_a_stack(problem):
         assert np.shape(measure) == p.W.shape[2:]
 
 
+def test_the_mean_of_a_stack_does_not_drift_in_float32():
+    X, y = np.zeros((200_000, 1), np.float32), np.zeros(200_000, int)
+    W, b = np.zeros((1, 10, 2), np.float32), np.zeros((10, 2), np.float32)
+    np.testing.assert_allclose(cross_entropy(W, b, X, y), np.log(10), rtol=1e-7)
+
+
 def test_no_function_changes_its_arguments(problem):
     p = problem
     arrays = (p.W, p.b, p.X, p.y, np.asarray(p.alpha))

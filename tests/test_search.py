@@ -71,6 +71,19 @@ def test_weights_kept_are_those_of_the_best_epoch(examples):
         np.testing.assert_allclose(ce, best[model], rtol=1e-6, err_msg="not the best epoch's")
 
 
+def test_of_equal_epochs_the_first_keeps_its_weights(examples):
+    """A rate too small to change the cross-entropy still moves the weights, epoch by epoch."""
+    X, y, train, _ = examples
+    grid = Grid((160,), (1e-20,), (0.0,), 3)
+    curves, weights = search(*examples, grid, seed=0)
+    assert np.ptp(curves.cross_entropy) == 0
+    W, b = np.zeros((12, 10, 1), np.float32), np.zeros((10, 1), np.float32)
+    batches = minibatches(train, 160, np.random.default_rng([0, 160]))
+    W, b = sgd(W, b, X, y, 0.0, 1e-20, batches)
+    np.testing.assert_array_equal(weights[0, 0, 0][0], W[..., 0])
+    np.testing.assert_array_equal(weights[0, 0, 0][1], b[..., 0])
+
+
 @pytest.mark.parametrize("workers", [2, 5])
 def test_the_number_of_workers_changes_not_one_bit(examples, workers):
     one, many = (search(*examples, GRID, seed=3, workers=w) for w in (1, workers))
