@@ -64,12 +64,13 @@ FILES = (  # the smallest first, so that what is wrong with a source shows at on
 # fmt: on
 
 PACKAGE = "dataset-fashion-mnist"  # of Debian and Ubuntu
-SYSTEM = Path("/usr/share/datasets/fashion-mnist")  # where it puts Zalando's files
+PACKED = "usr/share/datasets/fashion-mnist"  # Zalando's files in that package
+SYSTEM = Path("/", PACKED)
 COURSE = "https://s3.amazonaws.com/jrwprojects/"
 ZALANDO = "https://fashion-mnist.s3.eu-central-1.amazonaws.com/"
 
 TIMEOUT = 15  # seconds to connect, and between two pieces of an answer
-GRACE, PACE = 50, 100_000  # a file may take GRACE seconds, and one more for each PACE bytes
+GRACE, PACE = 40, 100_000  # a file may take GRACE seconds, and one more for each PACE bytes
 ATTEMPTS, PAUSE, LONGEST_PAUSE = 3, 1, 10  # the pause doubles; a server may ask for another
 CHUNK = 1 << 18  # bytes
 
@@ -178,11 +179,9 @@ def place(file: File, data_dir: Path, stream: Stream, origin: str, attempts: int
         try:
             return receive(file, data_dir / file.name, by(deadline, stream()), origin)
         except Broken as error:
+            if attempt == attempts:
+                raise Refused(f"{error}, {attempts} times" if attempts > 1 else error) from None
             pause = min(max(PAUSE * 2 ** (attempt - 1), error.pause), LONGEST_PAUSE)
-            if attempts == 1:
-                raise
-            if attempt == attempts or time.monotonic() + pause > deadline:
-                raise Unanswered(f"{file.name}: {error}, {attempt} times") from None
             say(f"{origin}: {file.name}: {error}; again in {pause:g} s")
             time.sleep(pause)
 
@@ -233,7 +232,7 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
 def sources(mirror: str | None) -> list[tuple[str, int, Callable]]:
     """Rows of (name, attempts, source), in the order in which they are asked."""
     rows = [
-        (str(SYSTEM), 1, system_copy),
+        (str(SYSTEM), 1, partial(system_copy, SYSTEM)),
         ("the course's server", ATTEMPTS, partial(npy_server, COURSE)),
         ("Zalando's server", ATTEMPTS, idx_server),
         ("the system's package mirror", 1, package_mirror),
@@ -241,9 +240,9 @@ def sources(mirror: str | None) -> list[tuple[str, int, Callable]]:
     return [(mirror, ATTEMPTS, partial(npy_server, mirror))] * bool(mirror) + rows
 
 
-def system_copy(files: list[File], folder: Path = SYSTEM) -> Iterator[tuple[File, Stream]]:
+def system_copy(folder: Path, files: list[File]) -> Iterator[tuple[File, Stream]]:
     """Zalando's files in a folder of this machine."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise Unanswered("not there")
     for file in files:
         yield file, lambda path=folder / file.idx, file=file: npy(file, gunzip(read(path)))
@@ -281,7 +280,7 @@ def package_mirror(files: list[File]) -> Iterator[tuple[File, Stream]]:
             run(["dpkg-deb", "-x", *map(str, Path(folder).glob("*.deb")), folder], folder)
         except OSError as error:
             raise Unanswered(f"cannot unpack {PACKAGE}: {error.strerror}") from None
-        yield from system_copy(files, Path(folder, *SYSTEM.parts[1:]))
+        yield from system_copy(Path(folder, PACKED), files)
 
 
 def run(command: list[str], folder: str) -> None:
@@ -317,26 +316,49 @@ def http(url: str, magic: bytes) -> Iterator[bytes]:
         # Whatever a foreign server provokes below, in three libraries, is that source's failure.
         try:
             answer = session.get(
-                url, stream=True, timeout=TIMEOUT, headers={"Accept-Encoding": "identity"}
+                url,
+                stream=True,
+                timeout=TIMEOUT,
+                headers={"Accept-Encoding": "identity"},
+                hooks={"response": bodiless},
             )
         except Exception as error:
             raise Unanswered(in_words(error)) from None
         with answer:
-            status = f"HTTP {answer.status_code} {answer.reason}"
+            status = f"HTTP {answer.status_code} {plain(answer.reason or '')}".rstrip()
             if answer.status_code in (408, 429) or answer.status_code >= 500:
                 pause = answer.headers.get("Retry-After", "")
                 raise Broken(status, int(pause) if re.fullmatch("[0-9]{1,9}", pause) else 0)
             if answer.status_code != 200:
                 raise Refused(status)
             try:
-                for number, chunk in enumerate(answer.iter_content(CHUNK)):
-                    if number == 0 and not chunk.startswith(magic):
+                # Undecoded: bytes wrongly labelled as encoded are right; the hash decides.
+                body = answer.raw.stream(CHUNK, decode_content=False)
+                for number, chunk in enumerate(headed(body, len(magic))):
+                    if number == 0 and chunk[: len(magic)] != magic[: len(chunk)]:
                         raise Refused(f"not the file but {kind(chunk)}")
                     yield chunk
             except Refused:
                 raise
             except Exception as error:
                 raise Broken(in_words(error)) from None
+
+
+def bodiless(answer: requests.Response, **_) -> None:
+    """A hook: drop the body of a redirect, which requests would read to its end, if it has one."""
+    if answer.is_redirect:
+        answer.raw.close()
+
+
+def headed(chunks: Iterator[bytes], length: int) -> Iterator[bytes]:
+    """Yield `chunks`, the first ones joined until they are `length` bytes or all."""
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= length:
+            break
+    yield head
+    yield from chunks
 
 
 def by(deadline: float, chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -395,11 +417,8 @@ def npy(file: File, chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Turn an IDX file (yann.lecun.com/exdb/mnist) into what np.save writes, byte for byte."""
     sizes = (file.shape[0], 28, 28)[: 2 * len(file.shape) - 1]
     magic = bytes([0, 0, 8, len(sizes)]) + b"".join(size.to_bytes(4, "big") for size in sizes)
-    head = b""
-    for chunk in chunks:
-        head += chunk
-        if len(head) >= len(magic):
-            break
+    chunks = headed(chunks, len(magic))
+    head = next(chunks)
     if not head.startswith(magic):
         raise Refused(f"not the IDX file expected: it begins {head[:16].hex()}, not {magic.hex()}")
     entry = f"{{'descr': '{file.dtype}', 'fortran_order': False, 'shape': {file.shape}, }}"
@@ -427,25 +446,33 @@ def in_words(error: Exception) -> str:
         (kinds.TooManyRedirects, "it redirects without end"),
         (kinds.InvalidSchema, "it redirects to another protocol than https"),
         ("NameResolution", "its name cannot be resolved"),
-        ("refused", "connection refused"),
+        ("Connection refused", "connection refused"),
         ("timed out", f"no answer for {TIMEOUT} s"),
-        ("IncompleteRead", "the connection broke off midway"),
-        ("reset", "the connection was reset"),
+        ("reset by peer", "the connection was reset"),
+        ("RemoteDisconnected", "it closed the connection without an answer"),
+        ("BadStatusLine", "it does not speak HTTP"),
+        ("IncompleteRead|InvalidChunk|ended prematurely|chunk size", "the connection broke midway"),
     ):
-        if sign in text if isinstance(sign, str) else isinstance(error, sign):
+        if re.search(sign, text) if isinstance(sign, str) else isinstance(error, sign):
             return words
-    return f"{type(error).__name__}: {text}"
+    return plain(text)
+
+
+def plain(text: str) -> str:
+    """Text of a foreign server, made fit for a terminal and a line."""
+    return "".join(filter(str.isprintable, text))[:200]
 
 
 def say(line: str) -> None:
     """A line on stderr, in place of a live one."""
     live("")
-    print(line, file=sys.stderr, flush=True)
+    if sys.stderr:  # None if it was closed
+        print(line, file=sys.stderr, flush=True)
 
 
 def live(line: str) -> None:
     """The line on a terminal that the next one replaces; nothing elsewhere."""
-    if sys.stderr.isatty():
+    if sys.stderr and sys.stderr.isatty():
         width = shutil.get_terminal_size().columns - 1
         print(f"\r\x1b[K{line[:width]}", end="", file=sys.stderr, flush=True)
 
@@ -458,7 +485,7 @@ def main() -> int:
     parser.add_argument("--data-dir", default="data", metavar="DIR", help="where the files go")
     parser.add_argument("--mirror", metavar="URL", help="a folder on a web server to ask first")
     options = parser.parse_args()
-    if options.mirror and not re.match(r"https?://[^/]", options.mirror):
+    if options.mirror is not None and not re.match(r"https?://[^/]", options.mirror):
         parser.error(f"--mirror {options.mirror}: not an http or https URL")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:

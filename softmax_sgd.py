@@ -111,20 +111,23 @@ def read_npy(path: Path, dimensions: int, highest: int) -> np.ndarray:
     try:
         if not path.is_file():
             raise DataError(f"{path}: {'not a file' if path.exists() else 'missing'}")
-        with warnings.catch_warnings():
+        with open(path, "rb") as content, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Mapping holds the header against the file's length before memory is allocated.
-            header = np.lib.format.open_memmap(path, mode="r")
-        if header.offset + header.nbytes != path.stat().st_size:
-            raise DataError(f"{path}: bytes follow the end of the array")
-        if header.dtype.kind not in "buif" or header.ndim != dimensions or header.size == 0:
-            form = f"{header.dtype} of shape {header.shape}"
+            if np.lib.format.read_magic(content) != (1, 0):
+                raise ValueError("not of format 1.0, in which np.save writes numbers")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(content)
+            rest = path.stat().st_size - content.tell()
+        if dtype.kind not in "buif" or len(shape) != dimensions or min(shape) < 1:
+            form = f"{dtype} of shape {shape}"[:200]
             raise DataError(f"{path}: {form}, not real numbers in {dimensions} dimensions")
+        # Before memory is allocated: a header may claim anything.
+        if rest != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{rest} bytes do not hold {dtype} of shape {shape}")
         array = np.load(path, allow_pickle=False)
     except DataError:
         raise
-    except Exception as error:  # NumPy's parser raises half a dozen types
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # NumPy raises half a dozen types, and goes on to advise pickle
+        reason = " ".join(str(error).split()).split(". ")[0][:200]
         raise DataError(f"{path}: not a whole .npy file of numbers ({reason})") from None
     low, high = array.min(), array.max()
     if not (low >= 0 and high <= highest):  # NaN compares false
