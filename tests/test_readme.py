@@ -20,6 +20,12 @@ def test_the_expected_output_is_that_of_the_committed_results():
     assert results["grid"] == json.loads(json.dumps(Grid()._asdict())), "not the default grid"
 
 
+def test_the_speed_is_that_of_the_committed_benchmark():
+    rows = json.loads((RESULTS / "peers.json").read_text())["rows"]
+    lines = ("| {name} | {seconds_per_epoch:.2f} | {times_slower:.1f} |".format(**r) for r in rows)
+    assert "\n|---|---:|---:|\n" + "\n".join(lines) + "\n\n" in README
+
+
 def test_the_options_are_those_of_the_program():
     usage = README[README.index("    python softmax_sgd.py [") :].partition("\n\n")[0]
     flags = set(re.findall(r"--[a-z-]+", usage))
