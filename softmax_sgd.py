@@ -24,9 +24,10 @@ Conventions
     dW, db     their gradients, of the same shapes
     alpha, learning_rate, and every measure     a number; for a stack (K,)
 
-The functions of the model compute in the dtype of W, b and X, and change none of their arguments.
-What depends on class and example has the class axis first and the example axis last, for NumPy
-reduces a short last axis slowly; and one wide product of a stack is faster than K thin ones.
+The functions of the model compute in the dtype of W, b and X, measures apart, which are float64;
+they change none of their arguments, and take for granted that these are as described here. What
+depends on class and example has the class axis first and the example axis last, for NumPy reduces
+a short last axis slowly; and one wide product of a stack is faster than K thin ones.
 """
 
 import os
@@ -54,7 +55,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from download_data import DataError, ensure, live, replacing, say
+from download_data import DataError, ensure, live, on_terminal, replacing, say
 
 
 class Grid(NamedTuple):
@@ -78,8 +79,8 @@ STACK = 16  # models at most: a wider stack gains little, and fewer stacks share
 def load(data_dir: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Read X_train, y_train, X_test, y_test from the four files of the assignment.
 
-    The images come as float32 in 0..1: divided by 255, unless none of them exceeds 1. Raises
-    DataError, naming the file, if one is not of the form that Conventions describes.
+    The images come as float32 in 0..1, divided by 255 unless none of them exceeds 1; the labels as
+    np.intp. Raises DataError, which names the file, if one is not of the form described above.
     """
     data = {}
     for part in ("train", "test"):
@@ -126,6 +127,8 @@ def read_npy(path: Path, dimensions: int, highest: int) -> np.ndarray:
         array = np.load(path, allow_pickle=False)
     except DataError:
         raise
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
     except Exception as error:  # NumPy raises half a dozen types, and goes on to advise pickle
         reason = " ".join(str(error).split()).split(". ")[0][:200]
         raise DataError(f"{path}: not a whole .npy file of numbers ({reason})") from None
@@ -157,24 +160,25 @@ def log_softmax(W, b, X) -> np.ndarray:
     return Z
 
 
-def evaluate(W, b, X, y) -> tuple:
+def evaluate(W, b, X, y) -> tuple[np.ndarray, np.ndarray]:
     """The cross-entropy and the accuracy, from one pass."""
     log_yhat = log_softmax(W, b, X)
-    cross_entropy = -log_yhat[y, ..., np.arange(len(y))].mean(axis=0, dtype=np.float64)
+    # Summed in float64; and 0 minus 0 is 0, where minus 0 would be -0.
+    cross_entropy = 0 - log_yhat[y, ..., np.arange(len(y))].mean(axis=0, dtype=np.float64)
     return cross_entropy, (log_yhat.argmax(axis=0) == y).mean(axis=-1)
 
 
-def cross_entropy(W, b, X, y):
-    """The unregularised mean of -log ŷ_y, summed in float64."""
+def cross_entropy(W, b, X, y) -> np.ndarray:
+    """The mean of -log ŷ_y, unregularised."""
     return evaluate(W, b, X, y)[0]
 
 
-def accuracy(W, b, X, y):
+def accuracy(W, b, X, y) -> np.ndarray:
     """The fraction, 0..1, of examples whose likeliest class is y; of equals, the first counts."""
     return evaluate(W, b, X, y)[1]
 
 
-def loss(W, b, X, y, alpha):
+def loss(W, b, X, y, alpha) -> np.ndarray:
     """The regularised cross-entropy (2)."""
     return cross_entropy(W, b, X, y) + np.multiply(alpha, np.square(W).sum(axis=(0, 1))) / 2
 
@@ -308,26 +312,30 @@ def best_point(curves: Curves) -> tuple[int, int, int, int]:
 
 def table(grid: Grid, curves: Curves) -> Iterator[str]:
     """Yield a header, and for each minibatch size its best three models and those that diverged."""
-    yield "batch size  learning rate    alpha  epochs  validation CE  accuracy"
+    rows = [("batch size", "learning rate", "alpha", "epochs", "validation CE", "accuracy")]
     for i, batch_size in enumerate(grid.batch_sizes):
         finite, diverged = [], []
         for j, k in np.ndindex(curves.cross_entropy.shape[1:3]):
-            model = f"{batch_size:10}  {grid.learning_rates[j]:13g}  {grid.alphas[k]:7g}"
+            model = f"{batch_size}", f"{grid.learning_rates[j]}", f"{grid.alphas[k]}"
             curve = curves.cross_entropy[i, j, k]
             epoch = curve.argmin()
             if np.isfinite(curve).all():
-                measures = f"{curve[epoch]:13.4f}  {curves.accuracy[i, j, k, epoch]:8.2%}"
-                finite.append((curve[epoch], f"{model}  {epoch + 1:6}  {measures}"))
+                measures = f"{curve[epoch]:.4f}", f"{curves.accuracy[i, j, k, epoch]:.2%}"
+                finite.append((curve[epoch], (*model, f"{epoch + 1}", *measures)))
             else:
-                diverged.append(f"{model}  diverged")
-        yield from [line for _, line in sorted(finite)[:3]] + diverged
+                diverged.append((*model, "", "diverged", ""))
+        rows += [row for _, row in sorted(finite)[:3]] + diverged
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
 
 
 def edges(grid: Grid, best: dict) -> Iterator[str]:
     """Yield a note for each hyperparameter whose best value is the least or the greatest tried."""
     for name, values in zip(best, (*grid[:3], (1, grid.epochs)), strict=True):
         if values[0] < values[-1] and best[name] in (values[0], values[-1]):
-            what = f"{name.replace('_', ' ')}, {best[name]:g}"
+            what = f"{name.replace('_', ' ')}, {best[name]}"
             yield f"Note: the best {what}, is on the edge of the grid"
 
 
@@ -391,9 +399,7 @@ def report(results: dict, curves: Curves) -> Iterator[str]:
     grid, best = Grid(**results["grid"]), results["best"]
     yield from table(grid, curves)
     yield ""
-    yield "Best: " + ", ".join(
-        f"{name.replace('_', ' ')} {value:g}" for name, value in best.items()
-    )
+    yield "Best: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in best.items())
     yield from edges(grid, best)
     yield f"\nValidation cross-entropy: {results['validation']['cross_entropy']:.4f}"
     yield f"Validation accuracy: {results['validation']['accuracy']:.2%}"
@@ -412,7 +418,7 @@ def show_progress(start: float) -> Callable[[int, int, float], None]:
             f"{done} of {total} points, {left:.0f} s left, best cross-entropy so far {lowest:.4f}"
         )
         live(line)
-        if 10 * done // total > tenths and not sys.stderr.isatty():
+        if 10 * done // total > tenths and not on_terminal():
             tenths = 10 * done // total
             say(line)
 
@@ -420,12 +426,15 @@ def show_progress(start: float) -> Callable[[int, int, float], None]:
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder, and see that the results will fit in, before there is anything to lose."""
+    """Make the folder, and see that files can be made in it, before there is anything to lose."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in RESULTS:
         if (folder / name).is_dir():
             raise IsADirectoryError(errno.EISDIR, "a folder is in its place", folder / name)
-    tempfile.TemporaryFile(dir=folder).close()
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, folder) from None
 
 
 def save(folder: Path, results: dict, curves: Curves, W: np.ndarray, b: np.ndarray) -> None:
@@ -454,7 +463,7 @@ def number(kind: type, valid: Callable[..., bool], wanted: str) -> Callable[[str
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line; exit with status 2 where it is wrong."""
-    count = number(int, lambda v: v >= 1, "a whole number of at least 1")
+    count = number(int, lambda v: 1 <= v <= 10**9, "a whole number from 1 to 1000000000")
     seed = number(int, lambda v: v >= 0, "a whole number of at least 0")
     rate = number(float, lambda v: 0 < v < math.inf, "a positive number")
     alpha = number(float, lambda v: 0 <= v < math.inf, "a number of at least 0")
@@ -496,7 +505,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     options = parse_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sys.stdout.reconfigure(line_buffering=True)
+    if sys.stdout:  # None if it was closed
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         solve(options)
     except BrokenPipeError:  # nobody reads stdout any more, and Python's last flush must not fail
@@ -504,6 +514,9 @@ def main() -> int:
         return 1
     except (DataError, FloatingPointError) as error:
         say(f"softmax_sgd.py: {error}")
+        return 1
+    except MemoryError as error:
+        say(f"softmax_sgd.py: not enough memory: {error}")
         return 1
     except OSError as error:
         say(f"softmax_sgd.py: cannot write {error.filename or 'the results'}: {error.strerror}")

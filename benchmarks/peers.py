@@ -368,7 +368,8 @@ def fastest(name, forms, grid, data, expected):
             best.stop()
         best, seconds = contender, trial
         cross_entropy = found[:, list(columns).index(SAMPLED)].mean()
-        row = {"name": name, "validation_cross_entropy": cross_entropy, "processes": processes}
+        row = {"name": name, "form": getattr(form, "func", form).__name__, "processes": processes}
+        row["validation_cross_entropy"] = cross_entropy
         row |= {"models_timed": timed, "multiplied": timed < models(GRID)}
     return row, lambda: best(grid)[0] * models(GRID) / row["models_timed"]
 
@@ -490,6 +491,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="of which the median counts")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write it there, as JSON")
     options = parser.parse_args()
+    if options.output and not options.output.parent.is_dir():
+        parser.error(f"no folder for {options.output}")
     results = measure(options.rounds)
     print(*tables(results), sep="\n")
     if options.output:

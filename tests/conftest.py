@@ -1,5 +1,6 @@
 """The problems on which the lemmas are tested, each built once."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,8 @@ def command(*arguments, cwd=ROOT, **how):
     """Run the program as its user does."""
     line = [sys.executable, str(ROOT / "softmax_sgd.py"), *map(str, arguments)]
     return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=120, **how)
+
+
+def heed_interrupts():
+    """For a child: undo what a shell does to its background jobs, of which a test may be part."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -567,7 +567,8 @@ def start(folder: Path, *arguments, before="", env=(), prefix=(), mirror=None, s
     } | {name: how.pop(name) for name in list(how) if name.isupper()}
     peak = tempfile.NamedTemporaryFile(mode="r", prefix="peak-")  # noqa: SIM115 - end() closes it
     code = f"""
-import atexit, pathlib, re, sys
+import atexit, pathlib, re, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job lacks
 import download_data as d
 vars(d).update({constants!r})
 d.SYSTEM = pathlib.Path(d.SYSTEM)
@@ -602,7 +603,7 @@ def end(process, timeout=30) -> SimpleNamespace:
         raise AssertionError(f"not over after {timeout} s:\n{process.communicate()}") from None
     seconds = time.monotonic() - process.start
     with process.peak as peak:
-        megabytes = int(peak.read() or 0) / 1000
+        megabytes = float(peak.read() or "nan") / 1000  # no bound holds for NaN
     assert "Traceback" not in (err or ""), f"a traceback meets the user:\n{err}"
     assert not re.search(r"\w\(['\"]|\w+\.\w+Error|object at 0x", err or ""), (
         f"Python's words, not plain ones:\n{err}"

@@ -1,6 +1,6 @@
 """Break a program in one place at a time, and see whether a test notices.
 
-    python tests/mutate.py softmax_sgd.py tests/test_[glmosc]*.py
+    python tests/mutate.py softmax_sgd.py tests/test_[cglmos]*.py tests/test_readme.py
     python tests/mutate.py download_data.py tests/test_download*.py
 
 Each mutant runs the given tests in a copy of the project, up to the first failure. Printed are the

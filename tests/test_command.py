@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,9 +11,19 @@ import time
 
 import numpy as np
 import pytest
-from conftest import NAMES, ROOT, command
+from conftest import NAMES, ROOT, command, heed_interrupts
 
-from softmax_sgd import Curves, Grid, best_point, edges, evaluate, load, report, show_progress
+from softmax_sgd import (
+    Curves,
+    Grid,
+    best_point,
+    edges,
+    evaluate,
+    load,
+    report,
+    show_progress,
+    table,
+)
 
 SMALL = ("--batch-sizes", 8, 20, "--learning-rates", 1, 0.1, "--alphas", 0, 0.01, "--epochs", 5)
 METRICS = re.compile(
@@ -104,9 +115,31 @@ def test_a_diverged_model_is_shown(own_files):
         *("--learning-rates", 0.1, 1e30),
     )  # fmt: skip
     assert done.returncode == 0
-    assert re.search(r"^ +16 +1e\+30 +1  diverged$", done.stdout, re.MULTILINE)
+    assert re.search(r"^ +16 +1e\+30 +1.0 +diverged$", done.stdout, re.MULTILINE)
     assert "Warning" not in done.stderr
     assert "learning rate 0.1, alpha" in done.stdout
+
+
+def test_the_table_to_the_letter():
+    """The best three models of each minibatch size, at their best, then those that diverged."""
+    grid = Grid((8, 32), (0.1, 0.25), (0.0, 1e-05), 3)
+    cross_entropy = np.array(
+        [
+            [[[3, 1, 2], [9, 8, 7]], [[4, 5, 6], [1, 2, np.inf]]],
+            [[[3, 3, 3], [2.5, 9, 9]], [[2, 1.23456, 2], [5, 5, 4]]],
+        ]
+    )
+    accuracy = np.arange(24).reshape(cross_entropy.shape) / 100
+    assert list(table(grid, Curves(cross_entropy, accuracy))) == [
+        "batch size  learning rate  alpha  epochs  validation CE  accuracy",
+        "         8            0.1    0.0       2         1.0000     1.00%",
+        "         8           0.25    0.0       1         4.0000     6.00%",
+        "         8            0.1  1e-05       3         7.0000     5.00%",
+        "         8           0.25  1e-05               diverged",
+        "        32           0.25    0.0       2         1.2346    19.00%",
+        "        32            0.1  1e-05       1         2.5000    15.00%",
+        "        32            0.1    0.0       1         3.0000    12.00%",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +171,7 @@ USAGE = [
     ("--alphas", "inf"),
     ("--alphas", "nan"),
     ("--epochs", "0"),
+    ("--epochs", "1" + "0" * 23),
     ("--validation-fraction", "0"),
     ("--validation-fraction", "1"),
     ("--validation-fraction", "nan"),
@@ -245,17 +279,28 @@ def test_a_full_disk_leaves_the_old_results(run):
     assert {p.name: p.read_bytes() for p in run.output.iterdir()} == before
 
 
+def test_not_enough_memory(own_files):
+    fails(
+        command("--data-dir", own_files, "--batch-sizes", 8, "--epochs", 10**9), "not enough memory"
+    )
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "2>/dev/full"])
+def test_closed_streams_do_not_cost_the_results(own_files, tmp_path, closed):
+    arguments = ["--data-dir", own_files, *SMALL, "--output", tmp_path / "out"]
+    line = shlex.join(map(str, [sys.executable, ROOT / "softmax_sgd.py", *arguments]))
+    done = subprocess.run(["sh", "-c", f"{line} {closed}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert closed == ">&-" or METRICS.search(done.stdout)
+
+
 def test_a_reader_of_stdout_may_leave(own_files):
     line = [sys.executable, ROOT / "softmax_sgd.py", "--data-dir", own_files, *map(str, SMALL)]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         child.stdout.close()
         assert "Traceback" not in child.stderr.read()
     assert child.returncode == 1
-
-
-def heed_interrupts():
-    """Undo what a shell does to its background jobs, such as this test may be part of."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -296,7 +341,7 @@ def test_a_terminal_gets_one_live_line(own_files):
     os.close(follower)
     shown = os.read(leader, 1 << 16).decode()
     assert done.returncode == 0
-    assert re.search(r"\r\x1b\[K8 of 40 points, \d+ s left", shown) or "4 of 40 points" in shown
+    assert re.search(r"\r\x1b\[K4 of 40 points, \d+ s left", shown)
     assert shown.count("\n") == 1, "a live line replaces itself; one plain line ends it"
 
 

@@ -153,7 +153,7 @@ def test_a_package_that_cannot_be_had_is_told(
 def test_a_package_mirror_that_hangs_is_left_like_the_others(data_dir, tmp_path, package):
     env, _ = package("exec sleep 60")
     end = run(fill(tmp_path / "data"), env=env, PACE=10**9, GRACE=1, timeout=15)
-    assert "apt-get took more than 1 s" in end.err
+    assert "apt-get was too slow" in end.err
 
 
 def test_interrupted_with_a_package_underway(data_dir, tmp_path, package):
