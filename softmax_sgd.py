@@ -92,7 +92,7 @@ def load(data_dir: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
             raise DataError(f"{labels}: {len(y)} labels for {len(X)} images")
         if (y != np.floor(y)).any():
             raise DataError(f"{labels}: not all labels are whole numbers")
-        data[part] = X.astype(np.float32, order="C", copy=False), y.astype(np.intp)
+        data[part] = np.ascontiguousarray(X, np.float32), y.astype(np.intp)
     (X_train, y_train), (X_test, y_test) = data.values()
     if X_train.shape[1] != X_test.shape[1]:
         raise DataError(f"{images}: {X_test.shape[1]} pixels, but {X_train.shape[1]} in training")
@@ -117,14 +117,14 @@ def read_npy(path: Path, dimensions: int, highest: int) -> np.ndarray:
             if np.lib.format.read_magic(content) != (1, 0):
                 raise ValueError("not of format 1.0, in which np.save writes numbers")
             shape, _, dtype = np.lib.format.read_array_header_1_0(content)
+            if dtype.kind not in "buif" or len(shape) != dimensions or min(shape) < 1:
+                form = f"{dtype} of shape {shape}"[:200]
+                raise DataError(f"{path}: {form}, not real numbers in {dimensions} dimensions")
+            # Before memory is allocated: a header may claim anything.
             rest = path.stat().st_size - content.tell()
-        if dtype.kind not in "buif" or len(shape) != dimensions or min(shape) < 1:
-            form = f"{dtype} of shape {shape}"[:200]
-            raise DataError(f"{path}: {form}, not real numbers in {dimensions} dimensions")
-        # Before memory is allocated: a header may claim anything.
-        if rest != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"{rest} bytes do not hold {dtype} of shape {shape}")
-        array = np.load(path, allow_pickle=False)
+            if rest != math.prod(shape) * dtype.itemsize:
+                raise ValueError(f"{rest} bytes do not hold {dtype} of shape {shape}")
+            array = np.load(path, allow_pickle=False)
     except DataError:
         raise
     except OSError as error:

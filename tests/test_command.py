@@ -105,7 +105,7 @@ def test_the_seed_decides_alone(run):
     def stdout(*more):
         return command("--data-dir", run.own_files, *SMALL, *more).stdout
 
-    assert stdout("--workers", 3) == run.stdout
+    assert stdout("--workers", 3, "--seed", 0) == run.stdout
     assert stdout("--seed", 1) != run.stdout
 
 
@@ -261,6 +261,13 @@ def test_results_that_cannot_be_written_fail_before_training(own_files, tmp_path
     fails(done, "cannot write", output)
     assert done.stdout == ""
     assert output.is_dir() or output.read_text() == "mine"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder closed even to root")
+def test_a_folder_that_takes_no_files_fails_before_training(own_files):
+    done = command("--data-dir", own_files, "--output", "/proc/self")
+    fails(done, "cannot write /proc/self:")
+    assert done.stdout == ""
 
 
 def test_a_full_disk_leaves_the_old_results(run):

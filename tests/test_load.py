@@ -1,6 +1,7 @@
 """What is read, and what is refused, of files of one's own."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -118,6 +119,23 @@ def test_the_same_numbers_in_another_form_read_the_same(own_files, form):
         np.testing.assert_array_equal(ours, expected)
         assert ours.dtype == expected.dtype
         assert ours.flags.c_contiguous
+
+
+def test_a_header_of_python_2_is_read_without_a_warning(own_files, recwarn):
+    content = (own_files / IMAGES).read_bytes()
+    (own_files / IMAGES).write_bytes(content.replace(b"(60, 9), }  ", b"(60L, 9L), }"))
+    assert load(own_files)[0].shape == (60, 9)
+    assert not recwarn.list
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/mem"), reason="needs a file that root can't read"
+)
+def test_a_file_that_cannot_be_read(own_files):
+    (own_files / IMAGES).unlink()
+    (own_files / IMAGES).symlink_to("/proc/self/mem")
+    with pytest.raises(DataError, match=f"{IMAGES}: Input/output error"):
+        load(own_files)
 
 
 @pytest.mark.data
