@@ -1,6 +1,7 @@
 """The downloader's sources: IDX files and their damages, whole runs from each, and none at all."""
 
 import re
+import time
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -161,6 +162,7 @@ def test_interrupted_with_a_package_underway(data_dir, tmp_path, package):
     process = start(fill(tmp_path / "data"), env=env)
     pid = tmp_path / "pid"
     until(lambda: pid.exists() and pid.read_text())
+    time.sleep(0.5)  # for subprocess to learn that what it started has started
     process.send_signal(2)
     assert end(process).code == 130
     assert not list(temporary.iterdir()), "the temporary folder stays"
