@@ -1,5 +1,6 @@
 """The problems on which the lemmas are tested, each built once."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import numpy as np  # isort: skip
 
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
+
+os.environ.pop("PYTHONUNBUFFERED", None)  # it would hide what buffers keep
 
 ROOT = Path(__file__).parent.parent
 LARGE = 3.0  # an alpha that dominates the gradient

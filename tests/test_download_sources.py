@@ -1,8 +1,8 @@
 """The downloader's sources: IDX files and their damages, whole runs from each, and none at all."""
 
 import re
-import time
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
