@@ -297,7 +297,8 @@ def test_closed_streams_do_not_cost_the_results(own_files, tmp_path, closed):
     arguments = ["--data-dir", own_files, *SMALL, "--output", tmp_path / "out"]
     line = shlex.join(map(str, [sys.executable, ROOT / "softmax_sgd.py", *arguments]))
     done = subprocess.run(["sh", "-c", f"{line} {closed}"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    # 120 is Python's own, when it cannot write at its end what stderr did not take.
+    assert done.returncode == (120 if "full" in closed else 0), done.stderr
     assert len(list((tmp_path / "out").iterdir())) == 3
     assert closed == ">&-" or METRICS.search(done.stdout)
 
