@@ -325,15 +325,15 @@ def table(grid: Grid, curves: Curves) -> Iterator[str]:
             else:
                 diverged.append((*model, "", "diverged", ""))
         rows += [row for _, row in sorted(finite)[:3]] + diverged
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
-        cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        cells = (cell.rjust(width) for cell, width in zip(row, widths))
         yield "  ".join(cells).rstrip()
 
 
 def edges(grid: Grid, best: dict) -> Iterator[str]:
     """Yield a note for each hyperparameter whose best value is the least or the greatest tried."""
-    for name, values in zip(best, (*grid[:3], (1, grid.epochs)), strict=True):
+    for name, values in zip(best, (*grid[:3], (1, grid.epochs))):
         if values[0] < values[-1] and best[name] in (values[0], values[-1]):
             what = f"{name.replace('_', ' ')}, {best[name]}"
             yield f"Note: the best {what}, is on the edge of the grid"
