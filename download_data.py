@@ -465,7 +465,7 @@ def in_words(error: Exception) -> str:
 
 
 def plain(text: str) -> str:
-    """Text of a foreign server, made fit for a terminal and a line."""
+    """Text of a foreign server or file, made fit for a terminal and a line."""
     return "".join(filter(str.isprintable, text))[:200]
 
 

@@ -48,14 +48,15 @@ import tempfile
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from download_data import DataError, ensure, live, on_terminal, replacing, say
+from download_data import DataError, ensure, live, on_terminal, plain, replacing, say
 
 
 class Grid(NamedTuple):
@@ -118,19 +119,19 @@ def read_npy(path: Path, dimensions: int, highest: int) -> np.ndarray:
                 raise ValueError("not of format 1.0, in which np.save writes numbers")
             shape, _, dtype = np.lib.format.read_array_header_1_0(content)
             if dtype.kind not in "buif" or len(shape) != dimensions or min(shape) < 1:
-                form = f"{dtype} of shape {shape}"[:200]
+                form = plain(f"{dtype} of shape {shape}")
                 raise DataError(f"{path}: {form}, not real numbers in {dimensions} dimensions")
             # Before memory is allocated: a header may claim anything.
             rest = path.stat().st_size - content.tell()
             if rest != math.prod(shape) * dtype.itemsize:
                 raise ValueError(f"{rest} bytes do not hold {dtype} of shape {shape}")
-            array = np.load(path, allow_pickle=False)
+            array = np.load(path)  # which refuses to unpickle
     except DataError:
         raise
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     except Exception as error:  # NumPy raises half a dozen types, and goes on to advise pickle
-        reason = " ".join(str(error).split()).split(". ")[0][:200]
+        reason = plain(" ".join(str(error).split()).split(". ")[0])
         raise DataError(f"{path}: not a whole .npy file of numbers ({reason})") from None
     low, high = array.min(), array.max()
     if not (low >= 0 and high <= highest):  # NaN compares false
@@ -266,27 +267,25 @@ def search(
 
     pool = ThreadPoolExecutor(workers)
     try:
-        running, done = {}, 0
+        queue, done = deque(), 0
         for i in range(len(grid.batch_sizes)):
             models = np.array([(i, j, k) for j, k in np.ndindex(shape[1:])])
             for stack in np.array_split(models, math.ceil(len(models) / STACK)):
                 training = train_stack(stack)
-                running[pool.submit(next, training)] = stack, training
-        while running:
-            # Without a time-out, Windows would not let Ctrl-C through.
-            for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
-                stack, training = running.pop(future)
-                epoch, measures, W, b = future.result()
-                if epoch + 1 < grid.epochs:  # to the end of the line
-                    running[pool.submit(next, training)] = stack, training
-                i, j, k = stack.T
-                curves.cross_entropy[i, j, k, epoch], curves.accuracy[i, j, k, epoch] = measures
-                for column, model in enumerate(map(tuple, stack)):
-                    if curves.cross_entropy[model][epoch] < lowest[model]:
-                        lowest[model] = curves.cross_entropy[model][epoch]
-                        weights[model] = W[..., column].copy(), b[..., column].copy()
-                done += len(stack)
-                progress(done, curves.accuracy.size, lowest.min())
+                queue.append((stack, training, pool.submit(next, training)))
+        while queue:
+            stack, training, future = queue.popleft()
+            epoch, measures, W, b = future.result()
+            if epoch + 1 < grid.epochs:  # to the end of the line
+                queue.append((stack, training, pool.submit(next, training)))
+            i, j, k = stack.T
+            curves.cross_entropy[i, j, k, epoch], curves.accuracy[i, j, k, epoch] = measures
+            for column, model in enumerate(map(tuple, stack)):
+                if curves.cross_entropy[model][epoch] < lowest[model]:
+                    lowest[model] = curves.cross_entropy[model][epoch]
+                    weights[model] = W[..., column].copy(), b[..., column].copy()
+            done += len(stack)
+            progress(done, curves.accuracy.size, lowest.min())
     finally:
         stopped.set()
         pool.shutdown(cancel_futures=True)
@@ -379,7 +378,7 @@ def solve(options: argparse.Namespace) -> None:
         "best": best,
         "validation": {name: float(c[i, j, k, epoch]) for name, c in curves._asdict().items()},
         "test": {"cross_entropy": float(test_cross_entropy), "accuracy": float(test_accuracy)},
-        "seconds": round(seconds, 1),
+        "seconds": seconds,
     }
     print(*report(results, curves), sep="\n")
     if options.output:

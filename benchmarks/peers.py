@@ -9,14 +9,14 @@ Before it is timed, each must reach our validation cross-entropy. Each lives in 
 own, which take turns: in every round all contenders run once, and what is reported is the median
 of the rounds; of a ratio, the median of the ratios within each round.
 
-A peer is tried both as one process with a thread per core and as a process per core with one
-thread each, and the faster counts. One that trains model after model is timed on one model per
-minibatch size, and multiplied up to the whole grid. Where there is a process per core, all do the
-same work at once, and their time is divided by their number: no core ever waits for another.
+Each runs in two ways: as one process with a thread per core, as a program that is simply started;
+and as a process per core with one thread, as a program whose work was divided by hand, and so well
+that no core ever waits for another: all do the same at once, and their time is divided by their
+number. A peer of several forms counts in the faster one. One that trains model after model is timed
+on one model per minibatch size, and multiplied up to the whole grid.
 """
 
 import argparse
-import itertools
 import json
 import multiprocessing
 import os
@@ -254,6 +254,7 @@ def jax_wide(data):
     return jax_fit(data, step, measure, lambda m, K: ((CLASSES * K, m), CLASSES * K))
 
 
+WAYS = {"one_process": 1, "process_per_core": CORES}  # processes
 PEERS = [  # name, its forms (the fastest counts), and the grid that each process trains
     ("NumPy, naive, float64", [numpy_naive], SAMPLE),
     ("scikit-learn, MLPClassifier", [scikit_learn], SAMPLE),
@@ -346,11 +347,13 @@ def models(grid):
     return len(grid.batch_sizes) * len(grid.learning_rates) * len(grid.alphas)
 
 
-def fastest(name, forms, grid, data, expected):
-    """Check and try a peer's forms; keep the fastest: its row, and what times an epoch of it."""
+def fastest(name, forms, grid, data, expected, processes):
+    """Check and try the forms of a peer; return the fastest's name, and what times an epoch."""
     columns = range(models(GRID) // len(GRID.batch_sizes)) if grid is GRID else [SAMPLED]
+    share = models(GRID) / models(grid) / processes
     best, seconds = None, np.inf
-    for form, processes in itertools.product(forms, sorted({1, CORES})):
+    for form in forms:
+        called = getattr(form, "func", form).__name__
         contender = Contender(partial(peer, form), data, processes, CORES // processes)
         _, found = contender(grid._replace(epochs=CHECKED_EPOCHS))
         if not np.allclose(found, expected[:, columns], rtol=0, atol=TOLERANCE):
@@ -358,20 +361,14 @@ def fastest(name, forms, grid, data, expected):
                 f"{name} does other work than ours: after {CHECKED_EPOCHS} epochs its validation "
                 f"cross-entropies are\n{found}\nwhere ours are\n{expected[:, columns]}"
             )
-        timed = models(grid) * processes
-        trial = min(contender(grid)[0] for _ in range(2)) * models(GRID) / timed
-        say(f"{name}: {getattr(form, 'func', form).__name__}, processes {processes}: {trial:.2f} s")
-        if trial > seconds:
+        trial = min(contender(grid)[0] for _ in range(2)) * share
+        say(f"{name}: {called}, processes {processes}: {trial:.2f} s")
+        if trial < seconds:
+            contender, best, seconds = best, contender, trial
+            fastest_form, cross_entropy = called, found[:, list(columns).index(SAMPLED)].mean()
+        if contender:
             contender.stop()
-            continue
-        if best:
-            best.stop()
-        best, seconds = contender, trial
-        cross_entropy = found[:, list(columns).index(SAMPLED)].mean()
-        row = {"name": name, "form": getattr(form, "func", form).__name__, "processes": processes}
-        row["validation_cross_entropy"] = cross_entropy
-        row |= {"models_timed": timed, "multiplied": timed < models(GRID)}
-    return row, lambda: best(grid)[0] * models(GRID) / row["models_timed"]
+    return fastest_form, cross_entropy, lambda: best(grid)[0] * share
 
 
 def peak_memory() -> float:
@@ -412,44 +409,56 @@ def measure(rounds: int) -> dict:
 
     data = Data()
     search, peak = Contender(ours, data), Contender(sgemm, data, threads=CORES)
+    searches = {"one_process": search, "process_per_core": Contender(ours, data, CORES)}
     _, expected = search(GRID._replace(epochs=CHECKED_EPOCHS), CORES)
 
-    def searching(grid, workers):
-        return lambda: search(grid, workers)[0] / grid.epochs
+    def searching(grid, workers, search=search, processes=1):
+        return lambda: search(grid, workers)[0] / grid.epochs / processes
 
     several = GRID._replace(epochs=EPOCHS)
-    row = {"name": "this project", "validation_cross_entropy": expected[:, SAMPLED].mean()}
-    row |= {"processes": 1, "models_timed": models(GRID), "multiplied": False}
-    rows = [(row, searching(several, CORES))]
-    rows += [fastest(*contender, data, expected) for contender in PEERS]
+    row = {"name": "this project", "models_timed": models(GRID)}
+    row["validation_cross_entropy"] = expected[:, SAMPLED].mean()
+    rows, timed = [row], []  # of each row a place and a timer for each of WAYS
+    for way, processes in WAYS.items():
+        row[way] = {}
+        timed.append((row[way], searching(several, CORES // processes, searches[way], processes)))
+    for name, forms, grid in PEERS:
+        row = {"name": name, "models_timed": models(grid)}
+        rows.append(row)
+        for way, processes in WAYS.items():
+            form, cross_entropy, timer = fastest(name, forms, grid, data, expected, processes)
+            row["validation_cross_entropy"] = cross_entropy
+            row[way] = {"form": form}
+            timed.append((row[way], timer))
     scaling = [
         ("models, minibatch size 128", K, searching(Grid((128,), (0.05,) * K, (1e-4,), 1), 1))
         for K in (1, 4, 16, 64)
     ]
     for size in (16, 32, 64, 128, 256, 512):
-        timed = searching(GRID._replace(batch_sizes=(size,)), 1)
-        scaling.append(("minibatch size, 16 models", size, timed))
+        timer = searching(GRID._replace(batch_sizes=(size,)), 1)
+        scaling.append(("minibatch size, 16 models", size, timer))
     scaling += [("workers, whole grid", workers, searching(several, workers)) for workers in (1, 2)]
 
-    turns = [lambda: peak()[1], *(timed for *_, timed in rows + scaling)]
+    turns = [lambda: peak()[1], *(timer for *_, timer in timed + scaling)]
     measured = []
     for i in range(rounds):
         say(f"round {i + 1} of {rounds}")
         measured.append([turn() for turn in turns])
     gigaflops, *seconds = np.array(measured).T  # each a row, with a column per round
 
-    for (row, _), times in zip(rows, seconds, strict=False):
-        row |= {"seconds_per_epoch": median(times), "times_slower": median(times / seconds[0])}
+    for i, (place, _) in enumerate(timed):
+        place["seconds_per_epoch"] = median(seconds[i])
+        place["times_slower"] = median(seconds[i] / seconds[i % len(WAYS)])
     n, n_validation, m = len(data.train), len(data.validation), data.X.shape[1]
     work = models(GRID) * (4 * n + 2 * n_validation) * m * CLASSES / 1e9
     return {
         "machine": {"cores": CORES, "sgemm_peak_gflops": median(gigaflops)},
         "fraction_of_peak": median(work / seconds[0] / gigaflops),
         "grid": Grid()._asdict(),
-        "rows": [row for row, _ in rows],
+        "rows": rows,
         "scaling": [
             {"what": what, "value": value, "seconds_per_epoch": median(times)}
-            for (what, value, _), times in zip(scaling, seconds[len(rows) :], strict=True)
+            for (what, value, _), times in zip(scaling, seconds[len(timed) :], strict=True)
         ],
         "workers_speedup": median(seconds[-2] / seconds[-1]),
         "peak_memory_mb": memory,
@@ -459,15 +468,18 @@ def measure(rounds: int) -> dict:
 
 def tables(results: dict):
     """Yield the lines of what was measured."""
-    yield f"{'':27}  s per epoch  times ours  validation CE  processes  models timed"
+    yield f"{'':27}{'one process':>19}{'process per core':>19}  validation CE  models timed"
     for row in results["rows"]:
+        times = "".join(
+            "{seconds_per_epoch:9.3f} s {times_slower:6.2f} x".format(**row[w]) for w in WAYS
+        )
         yield (
-            "{name:27}  {seconds_per_epoch:11.3f}  {times_slower:10.2f}  "
-            "{validation_cross_entropy:13.4f}  {processes:9}  {models_timed:12}"
-        ).format(**row) + " multiplied up" * row["multiplied"]
+            f"{row['name']:27}{times}  {row['validation_cross_entropy']:13.4f}"
+            f"  {row['models_timed']:12}{' multiplied up' * (row['models_timed'] < models(GRID))}"
+        )
     yield f"""
-One epoch of {models(GRID)} models, training and validation. The cross-entropy is that of one model
-per minibatch size, their mean, after {CHECKED_EPOCHS} epochs.
+Seconds for one epoch of {models(GRID)} models, training and validation, and times ours. The
+cross-entropy is that of one model per minibatch size, their mean, after {CHECKED_EPOCHS} epochs.
 
 what grows                    value  s per epoch"""
     for row in results["scaling"]:

@@ -61,7 +61,9 @@ def test_stderr_without_a_terminal_is_a_few_plain_lines(run):
 
 
 def test_results_are_those_of_the_search(run):
-    results = json.loads((run.output / "results.json").read_text())
+    text = (run.output / "results.json").read_text()
+    assert text.startswith('{\n  "seed": 0,\n'), "not laid out for people"
+    results = json.loads(text)
     curves = Curves(**np.load(run.output / "curves.npz"))
     model = np.load(run.output / "model.npz")
     _, _, X_test, y_test = load(run.own_files)
@@ -171,7 +173,7 @@ USAGE = [
     ("--alphas", "inf"),
     ("--alphas", "nan"),
     ("--epochs", "0"),
-    ("--epochs", "1" + "0" * 23),
+    ("--epochs", "1000000001"),
     ("--validation-fraction", "0"),
     ("--validation-fraction", "1"),
     ("--validation-fraction", "nan"),
@@ -231,13 +233,13 @@ def test_only_the_default_folder_is_completed(tmp_path):
 
 
 def test_progress_tells_the_time_left(capsys):
-    """Ten seconds for 2 of 22 points leave 100 for the rest; a line for each tenth, no more."""
+    """Ten seconds for 3 of 22 points leave 63 for the rest; a line for each tenth, no more."""
     show = show_progress(time.monotonic() - 10)
-    for done in (1, 2, 3, 4):
+    for done in range(1, 23):
         show(done, 22, 0.5)
-    assert (
-        capsys.readouterr().err == "3 of 22 points, 63 s left, best cross-entropy so far 0.5000\n"
-    )
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "3 of 22 points, 63 s left, best cross-entropy so far 0.5000"
+    assert [int(line.split()[0]) for line in lines] == [3, 5, 7, 9, 11, 14, 16, 18, 20, 22]
 
 
 def test_every_model_diverged(own_files):
@@ -320,7 +322,7 @@ def test_interrupted_in_mid_search(own_files, tmp_path, sent, status):
     np.save(own_files / NAMES[2], np.full((1, 2), 7, np.uint8))
     np.save(own_files / NAMES[3], np.zeros(1, np.uint8))
     line = [sys.executable, ROOT / "softmax_sgd.py", "--data-dir", own_files, "--output", output]
-    line += ["--batch-sizes", "1", "2"]
+    line += ["--batch-sizes", *map(str, range(1, 201))]  # stacks that wait need not begin
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(line, preexec_fn=heed_interrupts, **how) as child:
         try:
@@ -358,6 +360,15 @@ def test_help_shows_every_default():
     shown = " ".join(command("--help").stdout.split())
     for default in (*Grid()[:3], (0.2,), (100,), (0,), ("data",)):
         assert f"(default: {' '.join(map(str, default))})" in shown
+    assert "[--learning-rates R [R ...]]" in shown
+    assert "Train softmax regression" in shown
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_there_is_a_worker_for_each_core_that_may_be_used():
+    core = min(os.sched_getaffinity(0))
+    done = command("--help", preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+    assert "threads that train (default: 1)" in " ".join(done.stdout.split())
 
 
 def test_importing_does_nothing(tmp_path):

@@ -32,6 +32,7 @@ BAD = {
     "an HTML page": (IMAGES, b"<!doctype html><title>404</title>" * 9, "not a whole .npy file"),
     "truncated": (IMAGES, zeros((60, 9))[:-1], "not a whole .npy file"),
     "trailing bytes": (IMAGES, zeros((60, 9)) + b"\0", "2161 bytes do not hold"),
+    "a later format": (LABELS, npy(np.zeros(60), version=(2, 0)), "not of format 1.0"),
     "objects": (LABELS, npy(np.array([{}] * 60), allow_pickle=True), "object of shape"),
     "strings": (LABELS, npy(np.array(["3"] * 60)), "not real numbers"),
     "complex": (IMAGES, npy(np.ones((60, 9), complex)), "not real numbers"),

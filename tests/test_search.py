@@ -1,5 +1,7 @@
 """Lemmas on the split, the grid search and the choice of the winner."""
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -91,6 +93,14 @@ def test_the_number_of_workers_changes_not_one_bit(examples, workers):
     for model, arrays in one[1].items():
         for mine, other in zip(arrays, many[1][model], strict=True):
             np.testing.assert_array_equal(mine, other)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_are_threads_beside_the_main_one(examples, workers):
+    before, seen = threading.active_count(), []
+    more = {"workers": workers} if workers > 1 else {}
+    search(*examples, GRID, 3, **more, progress=lambda *_: seen.append(threading.active_count()))
+    assert max(seen) - before == workers
 
 
 def test_the_rest_of_the_grid_changes_nothing_but_rounding(examples):
