@@ -48,7 +48,7 @@ def variants(node: ast.AST) -> Iterator[ast.AST | None]:
     elif isinstance(node, ast.If | ast.IfExp | ast.While):
         new.test = ast.UnaryOp(ast.Not(), node.test)
         yield new
-    elif isinstance(node, ast.Return) and node.value:
+    elif isinstance(node, ast.Return) and ast.unparse(node) not in ("return", "return None"):
         yield ast.Return(ast.Constant(None))
     elif isinstance(node, ast.Call):
         for keyword in node.keywords:

@@ -156,6 +156,11 @@ def test_retry_after_is_respected_up_to_the_cap(data_dir, tmp_path, asked, pause
     assert right(tmp_path)
 
 
+def test_the_pause_doubles(data_dir, tmp_path):
+    end = run(fill(tmp_path), mirror=SERVER.url("503"), COURSE=SERVER.url("good"))
+    assert re.findall("again in (.*) s", end.err) == ["0.05", "0.1"]
+
+
 def test_a_cut_transfer_leaves_nothing_to_the_next_attempt(data_dir, tmp_path):
     """Half a file, then the whole: only an emptied temporary file gives the right hash."""
     mirror = SERVER.url("cut once")

@@ -58,6 +58,7 @@ def test_a_damaged_idx_file_is_told_and_refused(outcome, damage):
         assert re.search(f"{source}: {SMALL.name}: .*({reason})", end.err), end.err
     # Where something is missing, the transfer may have been cut, and another attempt is fair.
     times = 3 if re.search("Zalando's server: .* cut short.*, 3 times", end.err) else 1
+    assert ", 1 times" not in end.err
     assert end.asked == [SMALL.idx] * times, "asked again, though the answer cannot change"
     assert end.megabytes < 120, "more memory than the program and a few MB of data"
     assert end.seconds < 15
@@ -172,14 +173,14 @@ def test_interrupted_with_a_package_underway(data_dir, tmp_path, package):
 
 def test_when_every_source_fails_one_summary_tells_all(data_dir, tmp_path):
     mirror = SERVER.url("404")
-    end = run(fill(tmp_path), mirror=mirror, ZALANDO=SERVER.url("html"))
+    end = run(fill(tmp_path), mirror=mirror, COURSE=SERVER.url("503"), ZALANDO=SERVER.url("html"))
     package = "dataset-fashion-mnist (Debian, Ubuntu)"
     assert end.code == 1
     summary = end.err[end.err.index("not all files can be had") :].splitlines()
     assert summary[1:] == [
         f"  {mirror}: {SMALL.name}: HTTP 404 Not Found",
         f"  {tmp_path}/no system copy: not there",
-        "  the course's server: connection refused",
+        f"  the course's server: {SMALL.name}: HTTP 503 Service Unavailable, 3 times",
         f"  Zalando's server: {SMALL.name}: not the file but an HTML page",
         "  the system's package mirror: no apt-get on this system",
         f"Either install the package {package}, or put into {tmp_path}:",
