@@ -3,7 +3,7 @@
     python download_data.py [--data-dir data] [--mirror URL]
 
 All sources are distrusted alike. What one yields goes into a temporary file beside its destination,
-at most one byte more of it than expected, and only the right SHA-256 gives it its final name. So
+never more of it than expected, and only the right SHA-256 gives it its final name. So
 
 - no file of FILES exists with wrong content because of us, not even for a moment; an old one stays
   until its successor is verified; what one run has verified, the next one keeps;
@@ -193,7 +193,6 @@ def receive(file: File, target: Path, chunks: Iterator[bytes], origin: str) -> N
     try:
         with contextlib.closing(chunks), replacing(target) as output:
             for chunk in chunks:
-                chunk = chunk[: file.size + 1 - size]
                 size += len(chunk)
                 if size > file.size:
                     raise Refused(f"more than the {file.size} bytes expected")
@@ -266,24 +265,20 @@ def package_mirror(files: list[File]) -> Iterator[tuple[File, Stream]]:
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise Unanswered("no apt-get on this system")
     live(f"{PACKAGE} from the system's package mirror")
+    deadline = time.monotonic() + GRACE + 31_000_000 / PACE  # the size of the package
     try:
-        folder = tempfile.TemporaryDirectory(prefix="fashion-mnist-")
-    except OSError as error:
-        raise Unanswered(f"no temporary folder: {error.strerror}") from None
-    with folder as folder:
-        private = [f"-oDir::State::Lists={folder}/lists", f"-oDir::Cache={folder}/cache"]
-        apt = ["apt-get", "-q", *private, "-oAcquire::Languages=none"]
-        deadline = time.monotonic() + GRACE + 31_000_000 / PACE  # the size of the package
-        try:
+        with tempfile.TemporaryDirectory(prefix="fashion-mnist-") as folder:
+            private = [f"-oDir::State::Lists={folder}/lists", f"-oDir::Cache={folder}/cache"]
+            apt = ["apt-get", "-q", *private, "-oAcquire::Languages=none"]
             for part in ("lists/partial", "cache/archives/partial"):
                 Path(folder, part).mkdir(parents=True)
             run([*apt, "update"], folder, deadline)
             run([*apt, "download", PACKAGE], folder, deadline)
             found = map(str, Path(folder).glob("*.deb"))
             run(["dpkg-deb", "-x", *found, folder], folder, deadline)
-        except OSError as error:
-            raise Unanswered(f"cannot unpack {PACKAGE}: {error.strerror}") from None
-        yield from system_copy(Path(folder, PACKED), files)
+            yield from system_copy(Path(folder, PACKED), files)
+    except OSError as error:
+        raise Unanswered(f"cannot unpack {PACKAGE}: {error.strerror}") from None
 
 
 def run(command: list[str], folder: str, deadline: float) -> None:

@@ -313,15 +313,18 @@ def test_a_live_line_on_a_terminal(data_dir, tmp_path):
     ours, its = pty.openpty()
     process = start(fill(tmp_path, missing=[MEDIUM]), mirror=SERVER.url("leisurely"), stderr=its)
     os.close(its)
-    seen = b""
+    seen, times = b"", []
     try:
         while data := os.read(ours, 10**4):
             seen += data
+            times.append(time.monotonic())
     except OSError:  # how Linux says that the other end was closed
         os.close(ours)
     assert end(process).code == 0
     lines = seen.decode().split("\r\x1b[K")
     assert any(re.search(r"of 31\.\d+ MB +.* MB/s +\d+ s left$", line) for line in lines), lines[:9]
+    rates = re.findall(r"([\d.]+) MB/s", seen.decode())
+    assert abs(MEDIUM.size / 1e6 / float(rates[-1]) - (times[-1] - times[0])) < 0.4, "another rate"
     assert max(map(len, lines[:-2])) < 80 or "\n" in max(lines[:-2], key=len), "a live line wraps"
     assert "all four files are there and verified" in lines[-1]
 

@@ -1,5 +1,7 @@
 """The downloader's sources: IDX files and their damages, whole runs from each, and none at all."""
 
+import os
+import pty
 import re
 import shutil
 import time
@@ -59,6 +61,7 @@ def test_a_damaged_idx_file_is_told_and_refused(outcome, damage):
     # Where something is missing, the transfer may have been cut, and another attempt is fair.
     times = 3 if re.search("Zalando's server: .* cut short.*, 3 times", end.err) else 1
     assert ", 1 times" not in end.err
+    assert not re.search(f"{end.system}: .*again in", end.err), "a file on disk was tried again"
     assert end.asked == [SMALL.idx] * times, "asked again, though the answer cannot change"
     assert end.megabytes < 120, "more memory than the program and a few MB of data"
     assert end.seconds < 15
@@ -124,12 +127,49 @@ def test_the_package_is_unpacked_in_a_temporary_folder(data_dir, tmp_path, packa
     folder, system = fill(tmp_path / "data"), tmp_path / "nothing"
     (tmp_path / SMALL.idx).write_bytes(original(SMALL.idx))
     unpack = f'mkdir -p "$3{system}" && cp {tmp_path}/{SMALL.idx} "$3{system}"'
-    env, temporary = package("touch the.deb", unpack)
+    download = "case $* in *update) touch new;; *) test -e new && touch the.deb;; esac"
+    env, temporary = package(f"ls lists/partial cache/archives/partial && {download}", unpack)
     end = run(folder, PACKED=str(system)[1:], env=env)
     assert end.code == 0, end.err
     assert "from the system's package mirror, verified" in end.err
     assert right(folder)
     assert not list(temporary.iterdir()), "the temporary folder stays"
+
+
+def test_a_package_of_damaged_files_is_not_tried_again(data_dir, tmp_path, package):
+    system = tmp_path / "nothing"
+    (tmp_path / SMALL.idx).write_bytes(original(SMALL.idx)[:-9])
+    unpack = f'mkdir -p "$3{system}" && cp {tmp_path}/{SMALL.idx} "$3{system}"'
+    env, _ = package("touch the.deb", unpack)
+    end = run(fill(tmp_path / "data"), PACKED=str(system)[1:], env=env)
+    assert f"package mirror: {SMALL.name}: the gzip file is cut short\n" in end.err
+    assert "again in" not in end.err
+
+
+@pytest.mark.parametrize("missing", ["apt-get", "dpkg-deb"])
+def test_both_tools_are_needed(data_dir, tmp_path, package, missing):
+    env, _ = package("exit 7")
+    tools = env["PATH"].split(":")[0]
+    Path(tools, missing).unlink()
+    end = run(fill(tmp_path / "data"), env={"PATH": tools})
+    assert "package mirror: no apt-get on this system" in end.err
+
+
+def test_a_tool_that_cannot_be_run_is_told(data_dir, tmp_path, package):
+    env, _ = package("exit 7")
+    tools = env["PATH"].split(":")[0]
+    Path(tools, "apt-get").write_text("not a program")
+    end = run(fill(tmp_path / "data"), env={"PATH": tools})
+    assert "cannot unpack dataset-fashion-mnist: Exec format error" in end.err
+
+
+def test_a_terminal_is_told_what_is_waited_for(data_dir, tmp_path, package):
+    ours, its = pty.openpty()
+    process = start(fill(tmp_path / "data"), env=package("exit 7")[0], stderr=its)
+    os.close(its)
+    assert end(process).code == 1
+    assert b"\r\x1b[Kdataset-fashion-mnist from the system's package mirror" in os.read(ours, 10**5)
+    os.close(ours)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +196,7 @@ def test_a_package_mirror_that_hangs_is_left_like_the_others(data_dir, tmp_path,
     env, _ = package("exec sleep 60")
     end = run(fill(tmp_path / "data"), env=env, PACE=10**9, GRACE=1, timeout=15)
     assert "apt-get was too slow" in end.err
+    assert end.seconds > 1, "it was given no time"
 
 
 def test_interrupted_with_a_package_underway(data_dir, tmp_path, package):
@@ -163,6 +204,7 @@ def test_interrupted_with_a_package_underway(data_dir, tmp_path, package):
     process = start(fill(tmp_path / "data"), env=env)
     pid = tmp_path / "pid"
     until(lambda: pid.exists() and pid.read_text())
+    assert next(temporary.iterdir()).name.startswith("fashion-mnist-")
     time.sleep(0.5)  # for subprocess to learn that what it started has started
     process.send_signal(2)
     assert end(process).code == 130
