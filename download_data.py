@@ -287,7 +287,7 @@ def run(command: list[str], folder: str, deadline: float) -> None:
         done = subprocess.run(
             command,
             cwd=folder,
-            timeout=max(0, deadline - time.monotonic()),
+            timeout=deadline - time.monotonic(),
             capture_output=True,
             stdin=subprocess.DEVNULL,
         )
@@ -295,7 +295,8 @@ def run(command: list[str], folder: str, deadline: float) -> None:
         raise Unanswered(f"{command[0]} was too slow: its time is up") from None
     if done.returncode:
         words = (done.stderr or done.stdout).decode(errors="replace").split("\n")
-        raise Unanswered(f"{command[0]}: {next(filter(None, reversed(words)), done.returncode)}")
+        last = next(filter(None, reversed(words)), done.returncode)
+        raise Unanswered(plain(f"{command[0]}: {last}"))
 
 
 def read(path: Path) -> Iterator[bytes]:

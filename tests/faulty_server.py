@@ -397,6 +397,12 @@ def encoded(request, body):
 
 
 @fault
+def encoded_if_accepted(request, body):
+    accepted = "gzip" in request.headers.get("Accept-Encoding", "gzip")
+    (encoded if accepted else good)(request, body)
+
+
+@fault
 def mislabelled(request, body):
     request.answer(body, content_encoding="gzip")
 

@@ -81,6 +81,7 @@ OVERCOME = {
     "tiny chunks": 1,
     "leisurely": 1,
     "mislabelled": 1,
+    "encoded if accepted": 1,
     "cut once": 2,
     "reset once": 2,
     "busy once": 2,

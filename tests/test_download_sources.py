@@ -176,6 +176,7 @@ def test_a_terminal_is_told_what_is_waited_for(data_dir, tmp_path, package):
     ("apt_get", "dpkg_deb", "reason"),
     [
         ("echo 'W: old' >&2; echo 'E: no such package' >&2; exit 100", "", "E: no such package"),
+        ("printf 'E: \\033caf\\351\\n\\n' >&2; exit 1", "", "apt-get: E: caf"),
         ("exit 7", "", "apt-get: 7"),
         ("kill -9 $$", "", "apt-get: -9"),
         ("touch the.deb", "echo 'not an archive' >&2; exit 2", "dpkg-deb: not an archive"),
@@ -254,6 +255,8 @@ def test_each_file_comes_from_where_it_can_be_had(data_dir, tmp_path):
     end = run(folder, SYSTEM=str(system), COURSE=partial, ZALANDO=rest)
     assert end.code == 0, end.err
     assert right(folder)
+    for file in (FILES[0], FILES[2]):
+        assert f"{system}: {file.name}: {file.idx}: No such file" in end.err
     assert SERVER.asked(partial) == [FILES[0].name, FILES[2].name]
     assert SERVER.asked(rest) == [FILES[2].idx]
 
