@@ -73,7 +73,7 @@ ZALANDO = "https://fashion-mnist.s3.eu-central-1.amazonaws.com/"
 TIMEOUT = 15  # seconds to connect, and between two pieces of an answer
 GRACE, PACE = 40, 100_000  # a file may take GRACE seconds, and one more for each PACE bytes
 ATTEMPTS, PAUSE, LONGEST_PAUSE = 3, 1, 10  # the pause doubles; a server may ask for another
-CHUNK = 1 << 18  # bytes
+CHUNK = 262_144  # bytes
 
 
 class DataError(Exception):
