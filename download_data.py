@@ -408,7 +408,6 @@ def gunzip(chunks: Iterator[bytes]) -> Iterator[bytes]:
                 chunk = unzip.unconsumed_tail
             if chunk or unzip.unused_data:
                 raise Refused("the gzip file goes on after its end")
-        yield unzip.flush()
     except zlib.error as error:
         raise Refused(f"the gzip file is damaged: {error}") from None
     if not unzip.eof:
@@ -470,7 +469,7 @@ def say(line: str) -> None:
     live("")
     if sys.stderr:  # None if it was closed
         with contextlib.suppress(OSError):
-            print(line, file=sys.stderr, flush=True)
+            print(line, file=sys.stderr)
 
 
 def live(line: str) -> None:

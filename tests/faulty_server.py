@@ -92,6 +92,7 @@ damages = {
     "bomb": (lambda raw: bomb(raw), "more than the 40128 bytes expected"),
     "bomb from the start": (lambda raw: bomb(b""), "not the IDX file"),
     "not compressed": (lambda raw: raw, "not the file|damaged"),
+    "zlib": (lambda raw: zlib.compress(raw), "not the file|damaged"),
     "HTML": (lambda raw: b"<!DOCTYPE html><p>Sorry", "an HTML page|damaged"),
     "wrong magic": (lambda raw: gzip.compress(b"\0\0\x0d" + raw[3:]), "not the IDX file"),
     "magic of images": (lambda raw: gzip.compress(b"\0\0\x08\x03" + raw[4:]), "not the IDX file"),

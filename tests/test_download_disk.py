@@ -326,6 +326,7 @@ def test_a_live_line_on_a_terminal(data_dir, tmp_path):
     rates = re.findall(r"([\d.]+) MB/s", seen.decode())
     assert abs(MEDIUM.size / 1e6 / float(rates[-1]) - (times[-1] - times[0])) < 0.4, "another rate"
     assert max(map(len, lines[:-2])) < 80 or "\n" in max(lines[:-2], key=len), "a live line wraps"
+    assert not any("left" in line and "verified" in line for line in lines), "two lines in one"
     assert "all four files are there and verified" in lines[-1]
 
 
