@@ -430,7 +430,7 @@ def npy(file: File, chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 def kind(head: bytes) -> str:
     """What `head` is the beginning of, in words."""
-    text = head[:1000].strip().lower()
+    text = head.strip().lower()
     if text.startswith((b"<!doctype html", b"<html")):
         return "an HTML page"
     if text.startswith(b"<"):
@@ -476,7 +476,8 @@ def live(line: str) -> None:
     """The line on a terminal that the next one replaces; nothing elsewhere."""
     if on_terminal():
         width = shutil.get_terminal_size().columns - 1
-        print(f"\r\x1b[K{line[:width]}", end="", file=sys.stderr, flush=True)
+        # No flush: stderr is line-buffered, and \r counts as the end of a line.
+        print(f"\r\x1b[K{line[:width]}", end="", file=sys.stderr)
 
 
 def on_terminal() -> bool:

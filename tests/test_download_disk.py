@@ -355,4 +355,11 @@ def test_help():
         [sys.executable, DATA.parent / "download_data.py", "--help"], capture_output=True, text=True
     )
     assert end.returncode == 0
-    assert all(word in end.stdout for word in ("--data-dir", "--mirror", "default: data"))
+    shown = " ".join(end.stdout.split())
+    for text in (
+        "[--data-dir DIR] [--mirror URL]",
+        "Fetch the four",
+        "(default: data)",
+        "to ask first",
+    ):
+        assert text in shown

@@ -25,7 +25,7 @@ from faulty_server import (
     until,
 )
 
-from download_data import by
+from download_data import by, plain
 
 pytestmark = pytest.mark.data
 
@@ -246,6 +246,10 @@ def test_a_proxy_that_refuses_is_told(data_dir, tmp_path):
     assert proxy.requests == ["a.invalid:443"]
     assert "https://a.invalid/: the proxy cannot be used" in end.err
     assert right(tmp_path), end.err
+
+
+def test_foreign_text_is_one_line_of_bounded_length():
+    assert plain("All\x1b[2J\r\n is\0 well" + "l" * 300) == "All[2J is well" + "l" * 186
 
 
 def test_what_is_not_yet_taken_is_not_read_on():
