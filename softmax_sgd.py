@@ -207,11 +207,11 @@ def minibatches(rows, batch_size: int, rng: np.random.Generator) -> Iterator[np.
 
 def sgd(W, b, X, y, alpha, learning_rate, batches: Iterable) -> tuple[np.ndarray, np.ndarray]:
     """(W, b) after a step down the gradient for each of `batches`, which are rows of X and y."""
-    learning_rate = np.full_like(b, learning_rate)
+    W, b, learning_rate = W.copy(), b.copy(), np.full_like(b, learning_rate)
     for rows in batches:
-        dW, db = gradients(W, b, X[rows], y[rows], alpha)
-        W = W - learning_rate * dW
-        b = b - learning_rate * db
+        dW, db = gradients(W, b, X.take(rows, axis=0), y[rows], alpha)  # X[rows], but sooner
+        W -= learning_rate * dW
+        b -= learning_rate * db
     return W, b
 
 
