@@ -591,7 +591,7 @@ sys.exit(d.main())"""
         [*prefix, sys.executable, "-c", code, *map(str, arguments)],
         cwd=ROOT,
         env=inherited | {"PATH": "/nonexistent"} | dict(env),
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,

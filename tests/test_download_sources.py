@@ -146,6 +146,12 @@ def test_a_package_of_damaged_files_is_not_tried_again(data_dir, tmp_path, packa
     assert "again in" not in end.err
 
 
+def test_the_tools_cannot_ask(data_dir, tmp_path, package):
+    env, _ = package("readlink /proc/self/fd/0; exit 7")
+    end = run(fill(tmp_path / "data"), env=env)
+    assert "apt-get: /dev/null" in end.err, "what the user types, or a pipe, reaches them"
+
+
 @pytest.mark.parametrize("missing", ["apt-get", "dpkg-deb"])
 def test_both_tools_are_needed(data_dir, tmp_path, package, missing):
     env, _ = package("exit 7")
