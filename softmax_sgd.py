@@ -209,7 +209,7 @@ def sgd(W, b, X, y, alpha, learning_rate, batches: Iterable) -> tuple[np.ndarray
     """(W, b) after a step down the gradient for each of `batches`, which are rows of X and y."""
     W, b, learning_rate = W.copy(), b.copy(), np.full_like(b, learning_rate)
     for rows in batches:
-        dW, db = gradients(W, b, X.take(rows, axis=0), y[rows], alpha)  # X[rows], but sooner
+        dW, db = gradients(W, b, X.take(rows, axis=0), y[rows], alpha)  # X[rows], but faster
         W -= learning_rate * dW
         b -= learning_rate * db
     return W, b
