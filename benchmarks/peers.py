@@ -348,7 +348,7 @@ def models(grid):
 
 
 def fastest(name, forms, grid, data, expected, processes):
-    """Check and try the forms of a peer; return the fastest's name, and what times an epoch."""
+    """Check and try a peer's forms; return the fastest's name, cross-entropy and timer."""
     columns = range(models(GRID) // len(GRID.batch_sizes)) if grid is GRID else [SAMPLED]
     share = models(GRID) / models(grid) / processes
     best, seconds = None, np.inf
