@@ -110,12 +110,13 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
     missing = []
     for file in FILES:
         path = data_dir / file.name
-        if wrong := mismatch(path, file):
+        wrong = mismatch(path, file)
+        if wrong:
             missing.append(file)
-            if wrong != "missing":
-                if path.is_symlink() or not path.is_file():
-                    raise DataError(f"{path}: {wrong}. Only a regular file is replaced; move this")
-                log(f"{path}: {wrong}; fetching it again")
+        if wrong and os.path.lexists(path):
+            if path.is_symlink() or not path.is_file():
+                raise DataError(f"{path}: {wrong}. Only a regular file is replaced; move this one")
+            log(f"{path}: {wrong}; fetching it again")
     if not missing:
         return data_dir
     try:
@@ -191,12 +192,8 @@ def write_verified(chunks: Iterator[bytes], file: File, part: Path) -> None:
                 raise Refused(f"more than the {file.size} bytes expected")
             output.write(chunk)
             rate = size / (time.monotonic() - start + 1e-3)
-            left = (file.size - size) / (rate + 1)
-            log(
-                f"{file.name}  {size / 1e6:.1f} of {file.size / 1e6:.1f} MB"
-                f"  {rate / 1e6:.1f} MB/s  {left:.0f} s left",
-                live=True,
-            )
+            left = f"{rate / 1e6:.1f} MB/s  {(file.size - size) / (rate + 1):.0f} s left"
+            log(f"{file.name}  {size / 1e6:.1f} of {file.size / 1e6:.1f} MB  {left}", live=True)
     if size < file.size:
         raise Broken(f"cut short: {size} bytes of {file.size}")
     if wrong := mismatch(part, file):
@@ -209,7 +206,7 @@ def until_deadline(deadline: float, chunks: Iterator[bytes]) -> Iterator[bytes]:
     A socket's time-out does not bound a transfer: a server may send a byte now and then, and the
     look-up of its name may hang. So a thread reads, which is abandoned when its time is up.
     """
-    pieces: queue.SimpleQueue = queue.SimpleQueue()
+    pieces = queue.SimpleQueue()
     abandoned = threading.Event()
 
     def read() -> None:

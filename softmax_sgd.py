@@ -199,22 +199,15 @@ def split(n: int, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray
 
 
 def search(
-    X: np.ndarray,
-    y: np.ndarray,
-    train: np.ndarray,
-    validation: np.ndarray,
-    grid: Grid,
-    seed: int,
-    workers: int = 1,
-    progress: Callable[[int, int, float], None] = lambda done, total, lowest: None,
+    X, y, train, validation, grid: Grid, seed: int, workers: int = 1, progress=lambda *_: None
 ) -> tuple[Curves, np.ndarray, np.ndarray]:
     """Train the grid's models on the rows `train`, and measure each on `validation` every epoch.
 
     Returns the curves, and W and b of every model at its first epoch of lowest cross-entropy, of
     shapes (m, CLASSES, batch sizes, learning rates, alphas) and the same without m. A model that
     diverges has curves that end in NaN or infinity. The result depends on `seed`, not on `workers`:
-    each minibatch size has a random stream of its own. `progress` is called with the points done,
-    those in all, and the lowest cross-entropy so far.
+    each minibatch size has a random stream of its own. `progress` is called after every epoch of a
+    stack with the number of points done, that of all, and the lowest cross-entropy so far.
     """
     X_validation, y_validation = X[validation], y[validation]
     models = np.array(list(itertools.product(grid.learning_rates, grid.alphas)))
@@ -251,11 +244,10 @@ def search(
         done, lowest = 0, np.inf
         while queue:
             i, future = queue.popleft()
-            if future.result() is not None:
-                results[i] = future.result()
+            if (result := future.result()) is not None:
                 queue.append((i, pool.submit(next, stacks[i], None)))
-                lowest = min(lowest, *results[i][-1])
-                done += len(results[i][-1])
+                results[i] = result
+                done, lowest = done + len(result[-1]), min(lowest, *result[-1])
                 progress(done, total, lowest)
     finally:
         stopped.set()
@@ -295,9 +287,9 @@ def run_experiment(options: argparse.Namespace) -> None:
     """Load, split, search, choose, test, and report."""
     if options.output:
         check_writable(options.output)
-    if options.data_dir == DATA:
+    if options.data_dir.resolve() == DATA.resolve():
         ensure(DATA)
-    log(f"Data: {options.data_dir}")
+    log(f"Data: {options.data_dir.absolute()}")
     X, y, X_test, y_test = load(options.data_dir)
 
     rng = np.random.default_rng(options.seed)
@@ -458,9 +450,7 @@ def parse_arguments() -> argparse.Namespace:
         help="folder of the four files; the default, %(default)s, is kept complete and verified, "
         "and any other is used as it is")  # fmt: skip
     add("--output", type=Path, metavar="DIR", help=f"folder for {', '.join(RESULTS)}")
-    options = parser.parse_args()
-    options.data_dir = options.data_dir.resolve()
-    return options
+    return parser.parse_args()
 
 
 def main() -> int:
