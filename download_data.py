@@ -39,7 +39,7 @@ from typing import NamedTuple
 try:
     import numpy as np
 except ModuleNotFoundError:
-    sys.exit("NumPy is missing. Install it: python -m pip install -r requirements.txt")
+    sys.exit("NumPy is missing. README.md says how to install it: pip install -r requirements.txt")
 
 
 class File(NamedTuple):

@@ -175,10 +175,10 @@ def sgd(W, b, X, y, alpha, learning_rate, batches: Iterable) -> tuple[np.ndarray
 class Grid(NamedTuple):
     """The hyperparameters searched, ascending; every number of epochs up to `epochs` counts."""
 
-    batch_sizes: tuple[int, ...] = (32, 64, 128, 256)
-    learning_rates: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1)
+    batch_sizes: tuple[int, ...] = (8, 16, 32, 64)
+    learning_rates: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05)
     alphas: tuple[float, ...] = (0.0, 1e-5, 1e-4, 1e-3)
-    epochs: int = 100
+    epochs: int = 60
 
 
 MAX_STACK = 16  # models; more gain little, and fewer stacks are shared worse among the cores
