@@ -9,7 +9,7 @@ of it than expected, and is moved to its final name only if its SHA-256 is right
   verified; what one run has verified, the next run keeps;
 - files that are present and right need no network, and nothing is written;
 - the temporary folder is removed however the program ends, except by SIGKILL;
-- time is bounded: for each file a source has GRACE seconds, and one more for every MIN_RATE bytes.
+- time is bounded: an attempt at a file may take GRACE seconds, and one for every MIN_RATE bytes.
 """
 
 import sys
@@ -74,7 +74,7 @@ COURSE = "https://s3.amazonaws.com/jrwprojects/"
 ZALANDO = "https://fashion-mnist.s3.eu-central-1.amazonaws.com/"
 
 TIMEOUT = 15  # seconds to connect, and between two pieces of an answer
-GRACE, MIN_RATE = 40, 100_000  # a file may take GRACE seconds, and one more per MIN_RATE bytes
+GRACE, MIN_RATE = 40, 100_000  # seconds, and bytes per second beyond them
 ATTEMPTS, PAUSE = 3, 2  # seconds between two attempts
 CHUNK = 262_144  # bytes
 NPY, GZIP = b"\x93NUMPY", b"\x1f\x8b"  # how such files begin
@@ -168,10 +168,10 @@ def mismatch(path: Path, file: File) -> str | None:
 
 def fetch(file: File, name: str, source: Callable, part: Path, target: Path) -> None:
     """Store the file as `target`, by way of `part`. Raises Refused, or OSError from the disk."""
-    deadline = time.monotonic() + GRACE + file.size / MIN_RATE
+    seconds = GRACE + file.size / MIN_RATE
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            write_verified(until_deadline(deadline, source(file)), file, part)
+            write_verified(until_deadline(source(file), seconds), file, part)
             break
         except Broken as error:
             if attempt == ATTEMPTS:
@@ -200,12 +200,13 @@ def write_verified(chunks: Iterator[bytes], file: File, part: Path) -> None:
         raise Refused(wrong)
 
 
-def until_deadline(deadline: float, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield `chunks`; raise SourceDown at the deadline, wherever they hang.
+def until_deadline(chunks: Iterator[bytes], seconds: float) -> Iterator[bytes]:
+    """Yield `chunks`; raise SourceDown after so many seconds, wherever they hang.
 
     A socket's time-out does not bound a transfer: a server may send a byte now and then, and the
     look-up of its name may hang. So a thread reads, which is abandoned when its time is up.
     """
+    deadline = time.monotonic() + seconds
     pieces = queue.SimpleQueue()
     abandoned = threading.Event()
 
