@@ -31,6 +31,7 @@ CLASSES = (  # noqa: SIM905
 BLUE, ORANGE, GREY = "#00508c", "#c25e00", "#666666"
 SHADES = LinearSegmentedColormap.from_list("shades", ["white", "#cfe0ee", "#5f98c6", BLUE])
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#d97b00", "white", "#00355f"])
+CENTRED = {"ha": "center", "va": "center_baseline", "size": 7}
 STYLE = {
     # Typst has the first font; Matplotlib, which only measures, has the second, of equal widths.
     "font.family": ["New Computer Modern", "cmr10"],
@@ -85,16 +86,9 @@ def cells(axes, values, texts, bold, shades, low: float, high: float) -> None:
     for (row, column), text in np.ndenumerate(texts):
         colour = mesh.cmap(mesh.norm(values[row, column]))[:3]
         luminance = np.dot((0.2126, 0.7152, 0.0722), np.power(colour, 2.2))
-        axes.text(
-            column + 0.5,
-            row + 0.5,
-            text,
-            color="black" if luminance > 0.18 else "white",  # whichever contrasts more
-            weight="bold" if bold[row, column] else "normal",
-            size=7,
-            ha="center",
-            va="center_baseline",
-        )
+        ink = "black" if luminance > 0.18 else "white"  # whichever contrasts more
+        weight = "bold" if bold[row, column] else "normal"
+        axes.text(column + 0.5, row + 0.5, text, color=ink, weight=weight, **CENTRED)
     bare(axes)
 
 
@@ -123,8 +117,8 @@ def xor() -> Figure:
         axes.text(x + 0.04, (low + high) / 2, "½", color=ORANGE, va="center", size=9)
         face = "black" if y else "white"
         axes.plot(*at(x1, x2, y), "o", color=face, markeredgecolor="black", markersize=4.5)
-        align = "left" if x1 else "right"
-        axes.text(*at(x1, x2, y), f"   ({x1}, {x2})   ", ha=align, va="center")
+        side, align = (0.07, "left") if x1 else (-0.07, "right")
+        axes.text(x + side, at(x1, x2, y)[1], f"({x1}, {x2})", ha=align, va="center")
     axes.text(0.5, -0.06, "𝑥₁", color=GREY, ha="center", va="top")
     axes.text(1.3, 0.1, "𝑥₂", color=GREY, ha="left", va="center")
     return figure
@@ -136,12 +130,12 @@ def xor() -> Figure:
 def heat() -> Figure:
     """Each model's lowest validation cross-entropy: a map for each minibatch size."""
     results = read("results")
-    grid = results["grid"]
-    curves = arrays("curves")["cross_entropy"]
+    grid, curves = results["grid"], arrays("curves")["cross_entropy"]
     lowest, unfinished = curves.min(axis=-1), curves.argmin(axis=-1) == grid["epochs"] - 1
     chosen = lowest == results["validation"]["cross_entropy"]
     texts = np.char.mod("%.4f", lowest) + np.where(unfinished, "*", "")
     figure = Figure((WIDTH, 4.6 * CM))
+    figure.get_layout_engine().set(w_pad=0.02, wspace=0)
     panels = figure.subplots(1, len(lowest), sharey=True)
     for i, axes in enumerate(panels):
         low, high = lowest.min(), lowest.max()
@@ -165,13 +159,13 @@ def curves() -> Figure:
     axes = figure.subplots()
     axes.plot(epochs, values["training"], color=GREY, dashes=(4, 1.5))
     axes.plot(epochs, values["validation"], color=BLUE)
-    axes.plot(best, values["validation"][best - 1], "o", color=ORANGE, markersize=5)
-    for text, x, y, colour in (
-        ("training", 0.5, 0.06, GREY),
-        ("validation", 0.5, 0.45, BLUE),
-        (f"epoch {best}", best / len(epochs), 0.3, ORANGE),
-    ):
-        axes.text(x, y, text, color=colour, ha="center", transform=axes.transAxes)
+    chosen = best, values["validation"][best - 1]
+    axes.plot(*chosen, "o", color=ORANGE, markersize=5)
+    line = {"arrowstyle": "-", "color": ORANGE, "linewidth": 0.8}
+    label = best, axes.get_ylim()[1] * 0.9
+    axes.annotate(f"epoch {best}", chosen, label, color=ORANGE, ha="center", arrowprops=line)
+    axes.text(14, 0.46, "validation", color=BLUE)
+    axes.text(24, 0.37, "training", color=GREY, ha="right")
     axes.set(xlabel="epoch", xlim=(0, len(epochs)), title="cross-entropy")
     return figure
 
@@ -186,10 +180,10 @@ def confusion() -> Figure:
     axes = figure.subplots()
     cells(axes, mistakes, texts, right, SHADES, 0, mistakes.max())
     for true, accuracy in enumerate(counts.diagonal() / counts.sum(axis=1)):
-        axes.text(11.1, true + 0.5, f"{accuracy:.1%}", ha="right", va="center_baseline", size=7)
-    names = [*CLASSES, "correct"]
-    axes.set_xticks(np.arange(11) + 0.5, names, rotation=40, ha="left", rotation_mode="anchor")
+        axes.text(10.6, true + 0.5, f"{accuracy:.1%}", **CENTRED)
+    slanted = {"rotation": 40, "rotation_mode": "anchor", "ha": "left", "va": "baseline"}
     axes.xaxis.tick_top()
+    axes.set_xticks(np.arange(11) + 0.5, [*CLASSES, "correct"], **slanted)
     axes.set_yticks(np.arange(10) + 0.5, CLASSES)
     axes.tick_params(pad=1)
     axes.invert_yaxis()
@@ -222,8 +216,8 @@ def mistakes() -> Figure:
     for i, axes in enumerate(figure.subplots(1, len(images))):
         image(axes, images[i], "gray_r", 0, 255)
         axes.set_title(CLASSES[facts["true"][i]], loc="center")
-        label = f"“{CLASSES[facts['predicted'][i]]}”\n{facts['probability'][i]:.1%}"
-        axes.set_xlabel(label, color=ORANGE, labelpad=2)
+        axes.set_xlabel(f"“{CLASSES[facts['predicted'][i]]}”", color=ORANGE, labelpad=2)
+        axes.text(14 * 8, 38 * 8, f"{facts['probability'][i]:.1%}", color=ORANGE, ha="center")
     return figure
 
 
@@ -234,13 +228,10 @@ def logistic() -> Figure:
     """The loss, b and ‖w‖ of the simulated descents, with what the proofs predict dashed."""
     facts, paths = read("logistic"), arrays("logistic")
     t, late = paths["t"], paths["t"] >= 30
-    figure = Figure((WIDTH, 5.4 * CM))
+    figure = Figure((WIDTH, 5.1 * CM))
     panels = figure.subplots(1, 3)
-    for name, colour, width in (
-        ("apart", ORANGE, 1.2),
-        ("unequal", "#a0a0a0", 2.8),
-        ("opposite", BLUE, 1.2),
-    ):
+    looks = {"apart": (ORANGE, 1.2), "unequal": ("#a0a0a0", 2.8), "opposite": (BLUE, 1.2)}
+    for name, (colour, width) in looks.items():
         w1, w2, b, loss = paths[name].T
         found, expected = (loss, b, np.hypot(w1, w2)), predicted(name, facts, t)
         for axes, values, limit in zip(panels, found, expected):
@@ -258,8 +249,8 @@ def logistic() -> Figure:
         (panels[0], 3e2, 3e-5, "(ii)", ORANGE),
         (panels[1], 4e2, 9.2, "(i) and (i′)", BLUE),
         (panels[1], 2e4, 0.9, "(ii)", ORANGE),
-        (panels[2], 2.5e4, 0.27, "(i)", BLUE),
-        (panels[2], 2.5e4, 1.3, "(i′)", "#a0a0a0"),
+        (panels[2], 2.5e4, 0.12, "(i)", BLUE),
+        (panels[2], 2.5e4, 1.5, "(i′)", "#a0a0a0"),
         (panels[2], 1e4, 4.9, "(ii)", ORANGE),
     ):
         axes.minorticks_off()

@@ -19,7 +19,6 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
 # One thread for each product, as in the program. BLAS reads this when NumPy is first imported.
@@ -32,7 +31,6 @@ import numpy as np  # noqa: E402
 import softmax_sgd as program  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results"
-DATA = RESULTS.parent.parent / "data"
 SEEDS = (0, 1, 2, 3, 4)
 ALPHAS = (1e-5, 1e-4, 3e-4, 1e-3)
 H = 1e-5  # the half-width of the central differences
@@ -50,9 +48,8 @@ MISTAKES = 8
 # --- What the parts share -------------------------------------------------------------------------
 
 
-@cache
 def data() -> tuple[np.ndarray, ...]:
-    return program.load(DATA)
+    return program.load(RESULTS.parents[1] / "data")
 
 
 def search_results() -> dict:
@@ -266,15 +263,15 @@ def seeds() -> tuple[dict, dict]:
         train, validation = divide(results, seed)
         curves, W, b = program.search(X, y, train, validation, grid, seed, os.cpu_count())
         i, j, k, epoch = program.best_point(curves)
-        chosen = W[..., i, j, k], b[..., i, j, k]
+        model = W[..., i, j, k], b[..., i, j, k]
         run = {
             "seed": seed,
             "batch_size": grid.batch_sizes[i],
             "learning_rate": grid.learning_rates[j],
             "alpha": grid.alphas[k],
             "epochs": int(epoch) + 1,
-            "validation": measure(*chosen, X[validation], y[validation]),
-            "test": measure(*chosen, X_test, y_test),
+            "validation": measure(*model, X[validation], y[validation]),
+            "test": measure(*model, X_test, y_test),
         }
         runs.append(run)
         print(f"  seed {seed}: {run}", file=sys.stderr)
