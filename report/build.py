@@ -60,7 +60,7 @@ def arrays(name: str) -> dict[str, np.ndarray]:
 
 
 def power(value: float) -> str:
-    """0, 10^{-5} or 3 × 10^{-4}; svg() raises what is in the braces."""
+    """0, 10^{-5} or 3 × 10^{-4}; svg() makes small what is in the braces."""
     if value == 0:
         return "0"
     mantissa, exponent = f"{value:e}".split("e")
@@ -71,8 +71,9 @@ def power(value: float) -> str:
 def svg(figure: Figure) -> str:
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    raised = r'<tspan style="font-size: 5.5px" dy="-2.7">\1</tspan>'
-    return re.sub(r"\^\{(.*?)\}", raised, file.getvalue())
+    script = r'<tspan style="font-size: 5.5px" dy="{}">\1</tspan>'
+    raised = re.sub(r"\^\{(.*?)\}", script.format(-2.7), file.getvalue())
+    return re.sub(r"_\{(.*?)\}", script.format(1.5), raised)
 
 
 def bare(axes) -> None:
@@ -119,8 +120,8 @@ def xor() -> Figure:
         axes.plot(*at(x1, x2, y), "o", color=face, markeredgecolor="black", markersize=4.5)
         side, align = (0.07, "left") if x1 else (-0.07, "right")
         axes.text(x + side, at(x1, x2, y)[1], f"({x1}, {x2})", ha=align, va="center")
-    axes.text(0.5, -0.06, "𝑥₁", color=GREY, ha="center", va="top")
-    axes.text(1.3, 0.1, "𝑥₂", color=GREY, ha="left", va="center")
+    axes.text(0.5, -0.06, "𝑥_{1}", color=GREY, ha="center", va="top")
+    axes.text(1.3, 0.1, "𝑥_{2}", color=GREY, ha="left", va="center")
     return figure
 
 
@@ -194,8 +195,7 @@ def weights() -> Figure:
     """The ten columns of W as images: blue speaks for the class, orange against it."""
     W = arrays("model")["W"]
     figure = Figure((WIDTH, 6.8 * CM))
-    figure.get_layout_engine().set(hspace=0.08)
-    bound = np.abs(W).max()
+    bound = np.quantile(np.abs(W), 0.997)
     for axes, column, name in zip(figure.subplots(2, 5).flat, W.T, CLASSES, strict=True):
         image(axes, column, SIGNED, -bound, bound)
         axes.set_title(name, loc="center")
@@ -230,7 +230,7 @@ def logistic() -> Figure:
     t, late = paths["t"], paths["t"] >= 30
     figure = Figure((WIDTH, 5.1 * CM))
     panels = figure.subplots(1, 3)
-    looks = {"apart": (ORANGE, 1.2), "unequal": ("#a0a0a0", 2.8), "opposite": (BLUE, 1.2)}
+    looks = {"apart": (ORANGE, 1.2), "unequal": ("#8c8c8c", 2.8), "opposite": (BLUE, 1.2)}
     for name, (colour, width) in looks.items():
         w1, w2, b, loss = paths[name].T
         found, expected = (loss, b, np.hypot(w1, w2)), predicted(name, facts, t)
@@ -250,7 +250,7 @@ def logistic() -> Figure:
         (panels[1], 4e2, 9.2, "(i) and (i′)", BLUE),
         (panels[1], 2e4, 0.9, "(ii)", ORANGE),
         (panels[2], 2.5e4, 0.12, "(i)", BLUE),
-        (panels[2], 2.5e4, 1.5, "(i′)", "#a0a0a0"),
+        (panels[2], 2.5e4, 1.5, "(i′)", "#8c8c8c"),
         (panels[2], 1e4, 4.9, "(ii)", ORANGE),
     ):
         axes.minorticks_off()
