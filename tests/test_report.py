@@ -93,7 +93,7 @@ def test_4a_loss_falls_within_its_bound(seed):
 
 @pytest.mark.parametrize("rate", [1, 10, 100])
 def test_4a_loss_converges_to_0_at_every_rate(rate):
-    X, w, b, R, _ = examples(3)
+    X, w, b, R, L = examples(3)
     w, b, _, losses = descent(X, w, b, rate, 3000)
     f, rho, B = losses.mean(axis=1), 1 + R**2, 5
     apart = np.square(w).sum(axis=1) + np.square(b - B - rate * rho / 2)  # ‖theta - omega'‖²
@@ -101,6 +101,7 @@ def test_4a_loss_converges_to_0_at_every_rate(rate):
     small = rate * rho * f[:-1] <= 1 / 2
     assert (np.diff(f)[small] <= 0).all()
     assert small.any()
+    assert (np.diff(f) > 0).any() == (rate > 2 / L), "it does (not) rise on the way"
     assert f[-1] < 1 / rate
 
 
