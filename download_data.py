@@ -114,7 +114,7 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
         if wrong:
             missing.append(file)
         if wrong and os.path.lexists(path):
-            if path.is_symlink() or not path.is_file():
+            if os.path.islink(path) or not os.path.isfile(path):
                 raise DataError(f"{path}: {wrong}. Only a regular file is replaced; move this one")
             log(f"{path}: {wrong}; fetching it again")
     if not missing:
@@ -151,7 +151,7 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
 def mismatch(path: Path, file: File) -> str | None:
     """In which way the content of `path` is not that of `file`; None if it is."""
     try:
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike path.is_file(), the same on every Python
             return "not a file" if os.path.lexists(path) else "missing"
         if (size := path.stat().st_size) != file.size:
             return f"{size} bytes, not {file.size}"
@@ -428,8 +428,8 @@ def run(program: Callable[[], None]) -> int:
     """Call `program` and return the exit status; say on stderr what stopped it, if anything."""
 
     def interrupt(number: int, _) -> None:
-        for ignored in (signal.SIGINT, signal.SIGTERM):  # a second one would stop the cleaning up
-            signal.signal(ignored, signal.SIG_IGN)
+        for second in (signal.SIGINT, signal.SIGTERM):  # which would stop the cleaning up
+            signal.signal(second, lambda *_: None)  # at SIG_IGN, Python prints a race condition
         raise KeyboardInterrupt(128 + number)
 
     signal.signal(signal.SIGINT, interrupt)
