@@ -1,0 +1,143 @@
+"""The downloader's runs: interrupted, side by side, and as the user sees them."""
+
+import contextlib
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from faulty_server import FILES, MEDIUM, SERVER, SMALL, end, leftovers, right, run, start, until
+
+from download_data import DATA
+
+pytestmark = [pytest.mark.data, pytest.mark.usefixtures("data_dir")]
+posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
+
+
+@posix
+@pytest.mark.parametrize(
+    ("source", "sign", "code"),
+    [("mirror", "SIGINT", 130), ("ZALANDO", "SIGTERM", 143), ("mirror", "SIGKILL", -9)],
+)
+def test_a_signal_midway_harms_nothing(tmp_path, source, sign, code):
+    """In mid-download from a mirror; with Zalando, in mid-conversion."""
+    path, hangs = tmp_path / MEDIUM.name, {source: SERVER.url("stall-in-body"), "TIMEOUT": 600}
+    path.write_bytes(b"an older version")
+    process = start(tmp_path, files=[MEDIUM], **hangs)
+    until(lambda: any(part.stat().st_size > MEDIUM.size / 4 for part in tmp_path.glob(".*/*.npy")))
+    process.send_signal(getattr(signal, sign))
+    outcome = end(process)
+    assert outcome.code == code, outcome.err
+    assert outcome.err.endswith("download_data.py: interrupted\n" if code > 0 else "again\n")
+    assert path.read_bytes() == b"an older version"
+    rerun = start(tmp_path, files=[MEDIUM], mirror=SERVER.url("good"))
+    assert "all four files are there" in rerun.communicate(timeout=60)[1]
+    assert right(tmp_path, MEDIUM), "what was left behind was taken for data"
+
+
+@posix
+def test_an_impatient_user_leaves_no_trace(tmp_path):
+    """Two signals to each of twelve runs, at different moments and some milliseconds apart."""
+
+    def interrupt(number):
+        folder, signs = tmp_path / str(number), (signal.SIGINT, signal.SIGTERM)
+        process = start(folder, files=FILES[:2], mirror=SERVER.url("leisurely"))
+        until(lambda: leftovers(folder))
+        time.sleep(0.05 * number)
+        process.send_signal(signs[number % 2])
+        time.sleep(0.001 * number)
+        process.send_signal(signs[number // 2 % 2])
+        outcome = end(process)
+        assert outcome.code in (130, 143, -2, -15), outcome.err  # the last two: after all is done
+        assert outcome.err.endswith("download_data.py: interrupted\n"), outcome.err
+        for file in FILES[:2]:
+            assert not (folder / file.name).exists() or right(folder, file), "a wrong file"
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(interrupt, range(12)))
+
+
+def test_several_at_once_on_one_empty_folder(tmp_path):
+    folder, mirror = tmp_path / "data", SERVER.url("good")
+    processes = [start(folder, files=FILES[:3], mirror=mirror) for _ in range(4)]
+    outputs = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, outputs
+    assert right(folder, *FILES[:3])
+    assert not leftovers(folder)
+
+
+@posix
+def test_the_umask_sets_the_permissions(tmp_path):
+    assert run(tmp_path, mirror=SERVER.url("good"), umask=0o027).code == 0
+    assert (tmp_path / SMALL.name).stat().st_mode & 0o777 == 0o640
+
+
+def results(folder, file, mirror):
+    return [
+        f"{folder / file.name}: {file.size / 1e6:.2f} MB from {mirror}, verified",
+        f"{folder}: all four files are there and verified",
+    ]
+
+
+def test_plain_lines_without_a_terminal(tmp_path):
+    """Only results, unless ten seconds have passed; the folder's absolute name, however given."""
+    folder, mirrors = tmp_path / "data", [SERVER.url("503+good").rstrip("/") for _ in range(2)]
+    process = start(folder, "--data-dir", "data", mirror=mirrors[0], cwd=tmp_path)
+    assert end(process).err.splitlines() == results(folder, SMALL, mirrors[0])
+    (folder / SMALL.name).unlink()
+    again = f"{mirrors[1]}: {SMALL.name}: HTTP 503 Service Unavailable; again in 0.05 s"
+    outcome = run(folder, mirror=mirrors[1], before="d.last_line -= 10")
+    assert outcome.err.splitlines() == [again, *results(folder, SMALL, mirrors[1])]
+
+
+@posix
+def test_the_data_are_fetched_though_nobody_can_be_told(tmp_path):
+    closed = ("/bin/sh", "-c", 'exec "$@" 2>&-', "sh")
+    assert run(tmp_path, mirror=SERVER.url("503+good"), prefix=closed).code == 0
+
+
+def test_live_lines_on_a_terminal(tmp_path):
+    """They tell what is waited for, do not wrap, and leave nothing behind."""
+    fcntl, pty, termios = map(pytest.importorskip, ("fcntl", "pty", "termios"))
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("4H", 24, 75, 0, 0))
+    mirror, seen = SERVER.url("503+leisurely"), b""
+    process = start(tmp_path, mirror=mirror, stderr=its, files=[MEDIUM])
+    os.close(its)
+    with contextlib.suppress(OSError):  # how Linux says that the other end was closed
+        while data := os.read(ours, 10**4):
+            seen += data
+    os.close(ours)
+    assert end(process).code == 0
+    blanked, *live, first, last = seen.decode().split(f"\r{'':74}\r")
+    assert f"{mirror}: {MEDIUM.name}: HTTP 503 Service Unavailable; again in 0.05 s"[:74] in live
+    assert any(re.search(r" of 31\.4 MB  \d+\.\d MB/s  \d+ s left$", line) for line in live)
+    assert not any(len(line) > 74 or "\n" in line for line in (blanked, *live))
+    assert [first.rstrip(), last.rstrip()] == results(tmp_path, MEDIUM, mirror)
+
+
+@pytest.mark.parametrize("url", ["", "ftp://host/", "host/path", "http://", "https:///path"])
+def test_a_mirror_must_be_on_the_web(tmp_path, url):
+    end = run(tmp_path, "--mirror", url)
+    assert end.code == 2
+    assert end.err.endswith(f"error: --mirror {url}: not an http or https URL\n")
+
+
+@pytest.mark.parametrize(
+    ("lack", "answer"),
+    [
+        ("sys.modules['numpy'] = None", "NumPy is missing. Install it: "),
+        ("sys.version_info = 3, 9", "Python 3.10 or newer is needed; "),
+    ],
+)
+def test_what_is_missing_is_told_in_one_line(lack, answer):
+    words = [sys.executable, "-c", f"import sys; {lack}; import download_data"]
+    end = subprocess.run(words, capture_output=True, text=True, cwd=DATA.parent)
+    assert end.returncode == 1
+    assert end.stderr.startswith(answer)
+    assert end.stderr.count("\n") == 1
