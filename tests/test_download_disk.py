@@ -45,6 +45,7 @@ def test_a_damaged_file_is_named_and_stays_until_it_is_replaced(tmp_path, damage
     assert listing(path) == before, "the old file was touched, though nothing replaces it"
     assert run(tmp_path, files=FILES[:2], mirror=mirror).code == 0
     assert right(tmp_path, *FILES[:2])
+    assert path.stat().st_ino != before[path][0], "written over, not replaced in one step"
     assert SERVER.asked(mirror) == [SMALL.name] * 2, "more than the damaged file was fetched"
 
 

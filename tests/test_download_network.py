@@ -1,6 +1,5 @@
 """The downloader against servers that misbehave: the real command, over real sockets."""
 
-import itertools
 import re
 import ssl
 import subprocess
@@ -96,7 +95,8 @@ def said_once(end, source, reason, times=1):
     """Hold that one reason is given for the source, or for its file, and is worded like this."""
     lines = re.findall(f"^{re.escape(str(source))}: (?:{SMALL.name}: )?(.*)$", end.err, re.M)
     assert len(lines) == 1, f"{source} is given {len(lines)} reasons:\n{end.err}"
-    assert re.fullmatch(f"(?:{reason})" + ", 3 times" * (times == 3), lines[0]), "other words"
+    expected = f"(?:{reason})" + ", 3 times" * (times == 3)
+    assert re.fullmatch(expected, lines[0]), f"{source} is given another reason:\n{end.err}"
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -134,7 +134,7 @@ def test_a_bomb_expands_to_no_more_than_a_file_at_a_time():
 
 
 def test_what_is_given_up_is_read_no_further():
-    endless = (b"more" for _ in itertools.count())
+    endless = (b"more" for _ in iter(lambda: time.sleep(0.001), "never"))
     chunks, still_read = until_deadline(time.monotonic() + 60, endless), weakref.ref(endless)
     del endless
     next(chunks)

@@ -132,10 +132,8 @@ def test_a_package_that_cannot_be_had_is_told(tmp_path, package, apt_get):
 
 def test_apt_get_ends_with_us(tmp_path, package):
     """It writes more than a pipe holds, so that it gets no further until it is listened to."""
-    env, pid = (
-        package(f"head -c 10000000 /dev/zero; echo $$ > {tmp_path}/pid; exec sleep 600"),
-        tmp_path / "pid",
-    )
+    pid = tmp_path / "pid"
+    env = package(f"head -c 1000000 /dev/zero; echo $$ > {pid}; exec sleep 600")
     process = start(tmp_path / "data", env=env)
     until(lambda: pid.exists() and pid.read_text())
     process.send_signal(signal.SIGTERM)
