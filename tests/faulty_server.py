@@ -238,7 +238,7 @@ sys.exit(d.main())"""
 def end(process, timeout=60) -> SimpleNamespace:
     """Wait for the command, and hold what every run must keep: plain words and a clean folder."""
     try:
-        out, err = process.communicate(timeout=timeout)
+        out, err = process.communicate("typed\n", timeout)
     except subprocess.TimeoutExpired:
         process.kill()
         raise AssertionError(f"not over after {timeout} s:\n{process.communicate()}") from None

@@ -116,7 +116,7 @@ CANNOT_BE_HAD = {
     "printf 'E: \\033caf\\351\\n\\n' >&2; exit 1": "apt-get: E: caf",
     "exit 7": "apt-get: status 7",
     "touch the.deb": "sh: dpkg-deb: not an archive",
-    "read line; echo \"asked, and got '$line'\"; exit 1": "apt-get: asked, and got ''",
+    "read line; echo \"asked, got '$line'\"; exit 1": "apt-get: asked, got ''",
     "exec sleep 600": "too slow: its time is up",
 }
 
