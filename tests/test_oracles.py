@@ -1,17 +1,16 @@
 """Others arrive at the same numbers by other ways."""
 
+import itertools
+import re
 from math import exp, log
 
 import numpy as np
 import pytest
-from conftest import LARGE
+from conftest import FRACTION, GRID, LARGE, NAMES, SEED
 
-from softmax_sgd import cross_entropy, gradients, loss, sgd
+from softmax_sgd import cross_entropy, gradients, loss
 
-
-def model(p, k):
-    """W, b, alpha of the k-th model of a stack, or of the only one."""
-    return (p.W[..., k], p.b[..., k], p.alpha[k]) if p.W.ndim == 3 else (p.W, p.b, p.alpha)
+# --- Loss and gradients ---------------------------------------------------------------------------
 
 
 def softmax_by_loops(W, b, x):
@@ -38,75 +37,187 @@ def test_loss_and_gradients_equal_the_sums_of_the_assignment(problem):
     p = problem
     dW, db = gradients(p.W, p.b, p.X, p.y, p.alpha)
     value = loss(p.W, p.b, p.X, p.y, p.alpha)
-    for k in range(p.W.shape[2]) if p.W.ndim == 3 else [...]:
-        W, b, alpha = model(p, k)
-        plain = -sum(log(softmax_by_loops(W, b, x)[y]) for x, y in zip(p.X, p.y, strict=True))
+    for k in np.ndindex(p.W.shape[2:]):  # each model of the stack, or the only one
+        model = (..., *k)
+        W, b, alpha = p.W[model], p.b[model], p.alpha[model]
+        plain = -sum(log(softmax_by_loops(W, b, x)[y_i]) for x, y_i in zip(p.X, p.y))
         plain = plain / len(p.X) + alpha / 2 * sum(w**2 for w in W.flat)
-        np.testing.assert_allclose(value[k], plain, rtol=1e-13)
-        for ours, theirs in zip((dW, db), gradients_by_loops(W, b, p.X, p.y, alpha), strict=True):
-            np.testing.assert_allclose(ours[..., k] if p.W.ndim == 3 else ours, theirs, rtol=1e-11)
+        np.testing.assert_allclose(value[model], plain, rtol=1e-13)
+        for ours, theirs in zip((dW, db), gradients_by_loops(W, b, p.X, p.y, alpha)):
+            np.testing.assert_allclose(ours[model], theirs, rtol=1e-11)
 
 
-def test_a_stack_trains_like_its_models_one_by_one(stack):
-    """The stacked SGD against a plain loop with formulas of its own, on the same minibatches."""
-    s = stack
-    rng = np.random.default_rng(5)
-    batches = [rng.choice(50, size, replace=False) for size in (16, 16, 16, 2) * 5]
-    W, b = sgd(s.W, s.b, s.X, s.y, s.alpha, s.learning_rate, batches)
-    for k in range(4):
-        w, a = s.W[..., k].copy(), s.b[..., k].copy()
-        for rows in batches:
-            e = np.exp(s.X[rows] @ w + a)
-            error = e / e.sum(axis=1, keepdims=True) - np.eye(10)[s.y[rows]]
-            w -= s.learning_rate[k] * (s.X[rows].T @ error / len(rows) + s.alpha[k] * w)
-            a -= s.learning_rate[k] * error.mean(axis=0)
-        np.testing.assert_allclose(W[..., k], w, rtol=1e-12, atol=1e-12)
-        np.testing.assert_allclose(b[..., k], a, rtol=1e-12, atol=1e-12)
-
-
-def test_full_batch_descent_finds_the_optimum_of_scipy(stack):
-    optimize = pytest.importorskip("scipy.optimize")
-    m, c, alpha = 6, 10, 0.1
-
-    def objective(v):
-        W, b = v[: m * c].reshape(m, c), v[m * c :]
-        dW, db = gradients(W, b, stack.X, stack.y, alpha)
-        return loss(W, b, stack.X, stack.y, alpha), np.concatenate([dW.ravel(), db])
-
-    start = np.zeros(m * c + c)
-    best = optimize.minimize(objective, start, jac=True, options={"gtol": 1e-9})
-    W, b = sgd(np.zeros((m, c)), np.zeros(c), stack.X, stack.y, alpha, 1.0, [np.arange(50)] * 3000)
-    np.testing.assert_allclose(loss(W, b, stack.X, stack.y, alpha), best.fun, rtol=1e-12)
-    np.testing.assert_allclose(W, best.x[: m * c].reshape(m, c), atol=1e-6)
-
-
-def test_scikit_learn_agrees_on_the_optimum(stack):
+def test_scikit_learn_agrees_on_the_optimum():
     """Its C weighs the summed loss against ||W||^2 / 2: alpha = 1 / (n C)."""
     linear_model = pytest.importorskip("sklearn.linear_model")
-    alpha = 0.1
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(2)
+    X, y, alpha = rng.uniform(0, 1, (50, 6)), rng.permutation(np.arange(50) % 10), 0.1
     peer = linear_model.LogisticRegression(C=1 / (alpha * 50), tol=1e-10, max_iter=10000)
-    peer.fit(stack.X, stack.y)
-    log_loss = pytest.importorskip("sklearn.metrics").log_loss
+    peer.fit(X, y)
     W, b = peer.coef_.T, peer.intercept_
-    theirs = log_loss(stack.y, peer.predict_proba(stack.X))
-    np.testing.assert_allclose(cross_entropy(W, b, stack.X, stack.y), theirs, rtol=1e-9)
-    for gradient in gradients(W, b, stack.X, stack.y, alpha):
+    theirs = metrics.log_loss(y, peer.predict_proba(X))
+    np.testing.assert_allclose(cross_entropy(W, b, X, y), theirs, rtol=1e-9)
+    for gradient in gradients(W, b, X, y, alpha):
         np.testing.assert_allclose(gradient, 0, atol=1e-7)
 
 
 @pytest.mark.parametrize("alpha", [0.0, LARGE])
 def test_pytorch_agrees_on_loss_and_gradients(problem, alpha):
     torch = pytest.importorskip("torch")
-    X, y = torch.tensor(problem.X), torch.tensor(problem.y)
-    total = 0
-    parameters = [torch.tensor(a, requires_grad=True) for a in (problem.W, problem.b)]
-    W, b = (a.reshape(*a.shape[: 3 - i], -1) for i, a in enumerate(parameters, start=1))
-    for k in range(W.shape[-1]):
-        z = X @ W[..., k] + b[..., k]
-        total = total + torch.nn.functional.cross_entropy(z, y) + alpha / 2 * (W[..., k] ** 2).sum()
+    p = problem
+    W, b = (torch.tensor(a, requires_grad=True) for a in (p.W, p.b))
+    X, y, total = torch.tensor(p.X), torch.tensor(p.y), 0
+    for k in np.ndindex(p.W.shape[2:]):
+        w, a = W[(..., *k)], b[(..., *k)]
+        total = total + torch.nn.functional.cross_entropy(X @ w + a, y) + alpha / 2 * (w**2).sum()
     total.backward()
-    ours = gradients(problem.W, problem.b, problem.X, problem.y, alpha)
-    value = loss(problem.W, problem.b, problem.X, problem.y, alpha).sum()
+    value = loss(p.W, p.b, p.X, p.y, alpha).sum()
     np.testing.assert_allclose(value, total.item(), rtol=1e-13)
-    for mine, theirs in zip(ours, parameters, strict=True):
-        np.testing.assert_allclose(mine, theirs.grad.numpy(), rtol=1e-11, atol=1e-14)
+    for ours, theirs in zip(gradients(p.W, p.b, p.X, p.y, alpha), (W.grad, b.grad)):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-11, atol=1e-14)
+
+
+# --- A whole run of the program -------------------------------------------------------------------
+
+FIGURES = re.compile(
+    r"\nBest: batch size (\S+), learning rate (\S+), alpha (\S+), epochs (\S+)\n(?:Note.*\n)*"
+    r"\nValidation cross-entropy: (\S+)\nValidation accuracy: (\S+)%"
+    r"\nTest cross-entropy \(unregularized\): (\S+)\nTest accuracy: (\S+)%\n$"
+)
+
+
+def log_predict(W, b, X):
+    z = X @ W + b
+    return z - np.logaddexp.reduce(z, axis=1, keepdims=True)
+
+
+def measure(W, b, X, y):
+    log_yhat = log_predict(W, b, X)
+    return -log_yhat[range(len(y)), y].mean(), (log_yhat.argmax(axis=1) == y).mean()
+
+
+def epoch_by_loops(W, b, X, y, alpha, learning_rate, batches, made):
+    W_before, b_before = W, b
+    for rows in batches:
+        D = (np.exp(log_predict(W, b, X[rows])) - np.eye(10)[y[rows]]) / len(rows)
+        dW, db = X[rows].T @ D, D.sum(axis=0)
+        if made("alpha is divided by the batch size"):
+            dW += alpha * W / len(rows)
+        else:
+            dW += alpha * W
+        if made("the bias is penalised"):
+            db += alpha * b
+        if made("the bias gradient is summed over the classes, so that no bias learns"):
+            db = db.sum()
+        if made("the bias goes up its gradient"):
+            db = -db
+        if made("only the last minibatch's update is kept"):
+            W, b = W_before, b_before
+        W, b = W - learning_rate * dW, b - learning_rate * db
+    return W, b
+
+
+def run_by_loops(folder, made):
+    """The eight FIGURES of the assignment, done in plain NumPy, in float64, model by model.
+
+    At each step it asks whether a mistake is `made` there that was found in students' solutions.
+    """
+    X, y, X_test, y_test = (np.load(folder / name) for name in NAMES)
+    X = X / 255
+    if not made("the test images are not divided by 255"):
+        X_test = X_test / 255
+
+    seed = 0 if made("the split ignores --seed") else SEED
+    order = np.random.default_rng(seed).permutation(len(X))
+    validation, train = np.split(order, [round(FRACTION * len(X))])
+    X_judge, y_judge = X[validation], y[validation]
+    if made("the validation images train, too"):
+        train = order
+    if made("validation is on the training images"):
+        X_judge, y_judge = X[train], y[train]
+    if made("the test set is inside the search"):
+        X_judge, y_judge = X_test, y_test
+
+    best, lowest = None, np.inf
+    for batch_size, learning_rate, alpha in itertools.product(*GRID[:3]):
+        point, size, decay = (batch_size, learning_rate, alpha), batch_size, alpha
+        if made("whole batches, not minibatches"):
+            size = len(train)
+        if made("one example per batch"):
+            size = 1
+        if made("alpha is missing from the gradient"):
+            decay = 0
+        if made("alpha is divided by n"):
+            decay = alpha / len(train)
+        rng = np.random.default_rng([0 if made("the batches ignore --seed") else SEED, batch_size])
+        order = rng.permutation(train)
+        W, b = np.zeros((X.shape[1], 10)), np.zeros(10)
+        for epoch in range(1, GRID.epochs + 1):
+            if made("the examples are not shuffled"):
+                order = train
+            batches = [order[start : start + size] for start in range(0, len(order), size)]
+            if made("the last partial batch is dropped"):
+                batches = [rows for rows in batches if len(rows) == size]
+            W, b = epoch_by_loops(W, b, X, y, decay, learning_rate, batches, made)
+            if not made("the order is the same in each epoch"):
+                order = rng.permutation(train)
+            ce, accuracy = measure(W, b, X_judge, y_judge)
+            penalty = alpha / 2 * (W**2).sum()
+            if made("the validation curves are regularised"):
+                ce += penalty
+            rank = ce
+            if made("selection on the regularised validation loss"):
+                rank += penalty
+            if made("selection by accuracy"):
+                rank = -accuracy
+            if rank < lowest:
+                best, lowest, validated = (*point, epoch), rank, (ce, accuracy)
+                W_best, b_best, penalty_best = W, b, penalty
+            if made("the weights tested are those of the last epoch") and best[:3] == point:
+                W_best, b_best = W, b
+
+    if made("the bias is dropped in the test"):
+        b_best = 0 * b_best
+    tested = measure(W_best, b_best, X_test, y_test)
+    if made("the test cross-entropy is regularised"):
+        tested = tested[0] + penalty_best, tested[1]
+    if made("the validation cross-entropy reported is regularised"):
+        validated = validated[0] + penalty_best, validated[1]
+    if made("the loop's last values are printed as the best"):
+        best = (*point, epoch)
+    if made("one epoch too few is reported"):
+        best = (*best[:3], best[3] - 1)
+    return [*best, *validated, *tested]
+
+
+def agree(figures, others):
+    return np.allclose(figures, others, rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def by_loops(run):
+    """The right figures, and those of each mistake."""
+    asked = {}
+    right = run_by_loops(run.own_files, made=lambda mistake: asked.setdefault(mistake, False))
+    return right, {mistake: run_by_loops(run.own_files, made=mistake.__eq__) for mistake in asked}
+
+
+@pytest.mark.parametrize("source", ["stdout", "results.json"])
+def test_the_run_is_that_of_the_assignment(run, by_loops, source):
+    if source == "stdout":
+        figures = [float(text) for text in FIGURES.search(run.stdout).groups()]
+        figures[5], figures[7] = figures[5] / 100, figures[7] / 100
+    else:
+        parts = (run.results[part].values() for part in ("best", "validation", "test"))
+        figures = [*itertools.chain(*parts)]
+    for value, values in zip(figures, (*GRID[:3], range(1, GRID.epochs + 1))):
+        assert value in values, f"the final hyperparameter {value} is not in the declared grid"
+    right, wrong = by_loops
+    guess = [mistake for mistake in wrong if agree(figures, wrong[mistake])]
+    assert agree(figures, right), f"{figures}, not {right}, as if {guess or 'otherwise mistaken'}"
+
+
+def test_that_run_would_show_each_mistake(by_loops):
+    right, wrong = by_loops
+    assert [mistake for mistake in wrong if agree(wrong[mistake], right)] == []
