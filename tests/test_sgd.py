@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softmax_sgd import accuracy, cross_entropy, gradients, minibatches, sgd
+from softmax_sgd import evaluate, gradients, minibatches, sgd
 
 
 @given(n=st.integers(1, 60), batch_size=st.integers(1, 70), seed=st.integers(0, 2**32))
@@ -13,48 +13,45 @@ def test_every_example_is_used_exactly_once_an_epoch(n, batch_size, seed):
     rows = np.arange(100, 100 + n)
     batches = list(minibatches(rows, batch_size, np.random.default_rng(seed)))
     used = sorted(row for batch in batches for row in batch)
-    assert used == list(rows), "an example was dropped or repeated"
+    assert used == list(rows), "examples, or the last partial batch, were dropped, or repeated"
     full, rest = divmod(n, batch_size)
     sizes = [batch_size] * full + [rest] * (rest > 0)
-    assert [len(batch) for batch in batches] == sizes, "the last batch alone may be smaller"
+    assert [len(batch) for batch in batches] == sizes, "a batch is not of the size that was asked"
 
 
 def test_the_order_changes_between_epochs():
     rng, rows = np.random.default_rng(0), np.arange(50)
     first, second = (np.concatenate(list(minibatches(rows, 7, rng))) for _ in range(2))
     assert (first != rows).any(), "the examples were not shuffled"
-    assert (first != second).any(), "the examples were not shuffled again"
+    assert (first != second).any(), "the order is the same in each epoch"
     np.testing.assert_array_equal(rows, np.arange(50), err_msg="the rows themselves were shuffled")
 
 
-def test_each_batch_moves_the_weights_by_the_mean_of_its_own_examples(stack):
-    s, batches = stack, [np.arange(0, 32), np.arange(32, 50)]
-    W, b = s.W, s.b
+def test_each_batch_moves_the_weights_by_the_mean_of_its_own_examples(problem):
+    """The images and the labels of a batch are those of its rows, the last and smaller one too."""
+    p, batches, learning_rate = (
+        problem,
+        [np.arange(7, -1, -1), np.arange(8, 13)],
+        0.1 * problem.alpha,
+    )
+    W, b = p.W, p.b
     for rows in batches:
-        dW, db = gradients(W, b, s.X[rows], s.y[rows], s.alpha)
-        W, b = W - s.learning_rate * dW, b - s.learning_rate * db
-    after = sgd(s.W, s.b, s.X, s.y, s.alpha, s.learning_rate, batches)
-    for ours, expected in zip(after, (W, b), strict=True):
-        np.testing.assert_array_equal(
-            ours, expected, err_msg="a batch was left out or overweighted"
-        )
+        dW, db = gradients(W, b, p.X[rows], p.y[rows], p.alpha)
+        W, b = W - learning_rate * dW, b - learning_rate * db
+    after = sgd(p.W, p.b, p.X, p.y, p.alpha, learning_rate, batches)
+    said = "images without their labels? A batch left out? Only the last one's update kept?"
+    for ours, expected in zip(after, (W, b)):
+        np.testing.assert_allclose(ours, expected, rtol=1e-12, err_msg=said)
 
 
-def test_images_and_labels_stay_together(stack):
-    """A step on rows of (X, y) is a step on those images with those labels."""
-    s, rows = stack, np.array([3, 41, 7])
-    ours = sgd(s.W, s.b, s.X, s.y, s.alpha, 0.1, [rows])
-    alone = sgd(s.W, s.b, s.X[rows], s.y[rows], s.alpha, 0.1, [np.arange(3)])
-    for mine, other in zip(ours, alone, strict=True):
-        np.testing.assert_array_equal(mine, other)
-
-
-def test_sgd_leaves_its_arguments_alone(stack):
-    s = stack
-    before = s.W.copy(), s.b.copy(), s.learning_rate.copy()
-    sgd(s.W, s.b, s.X, s.y, s.alpha, s.learning_rate, [np.arange(50)])
-    for array, copy in zip((s.W, s.b, s.learning_rate), before, strict=True):
-        np.testing.assert_array_equal(array, copy)
+def test_sgd_leaves_its_arguments_alone(problem):
+    p = problem
+    arrays = p.W, p.b, p.X, p.y, np.asarray(p.alpha)
+    before = [a.copy() for a in arrays]
+    sgd(*arrays, 0.1, [np.arange(13)])
+    for array, copy in zip(arrays, before):
+        said = "weights would leak into all that begins with them"
+        np.testing.assert_array_equal(array, copy, said)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -62,19 +59,21 @@ def test_training_overfits_20_examples(dtype):
     rng = np.random.default_rng(6)
     X, y = rng.uniform(0, 1, (20, 30)).astype(dtype), rng.integers(0, 10, 20)
     W, b = np.zeros((30, 10), dtype), np.zeros(10, dtype)
-    for _ in range(2000):
+    for _ in range(1000):
         W, b = sgd(W, b, X, y, 0.0, 1.0, minibatches(np.arange(20), 6, rng))
+    ce, accuracy = evaluate(W, b, X, y)
     assert W.dtype == b.dtype == dtype
-    assert accuracy(W, b, X, y) == 1
-    assert cross_entropy(W, b, X, y) < 0.01
+    assert accuracy == 1
+    assert ce < 0.02
 
 
-def test_a_model_that_diverges_leaves_its_neighbours_alone(stack):
-    s, batches = stack, [np.arange(25), np.arange(25, 50)] * 20
-    alpha, rate = np.array([0.0, 10.0, 0.1, 1.0]), np.array([0.5, 1e30, 0.02, 0.3])
+def test_a_model_that_diverges_leaves_its_neighbours_alone():
+    rng = np.random.default_rng(2)
+    X, y, batches = rng.uniform(0, 1, (50, 6)), rng.integers(0, 10, 50), [np.arange(50)] * 40
+    W, b, alpha = np.zeros((6, 10, 3)), np.zeros((10, 3)), np.array([0.0, 10.0, 1.0])
     with np.errstate(over="ignore", invalid="ignore"):
-        wild = sgd(s.W, s.b, s.X, s.y, alpha, rate, batches)
-    calm = sgd(s.W, s.b, s.X, s.y, alpha, np.where(rate > 1, 0.1, rate), batches)
+        wild = sgd(W, b, X, y, alpha, np.array([0.5, 1e30, 0.3]), batches)
+    calm = sgd(W, b, X, y, alpha, np.array([0.5, 0.1, 0.3]), batches)
     assert not np.isfinite(wild[0][..., 1]).any()
-    for mine, other in zip(wild, calm, strict=True):
-        np.testing.assert_array_equal(mine[..., [0, 2, 3]], other[..., [0, 2, 3]])
+    for ours, others in zip(wild, calm):
+        np.testing.assert_allclose(ours[..., ::2], others[..., ::2], rtol=1e-10)
