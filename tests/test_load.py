@@ -117,11 +117,3 @@ def test_the_same_numbers_in_another_form_read_the_same(own_files, dtype, order)
         np.testing.assert_allclose(ours, numbers[name] / scale, rtol=1e-6)
         assert ours.dtype == (np.float32 if "images" in name else np.intp)
         assert ours.flags.c_contiguous
-
-
-@pytest.mark.data
-def test_the_real_files_are_read_whole(real):
-    assert (real.X.shape, real.X_test.shape) == ((60000, 784), (10000, 784))
-    assert (real.X.min(), real.X.max(), real.X_test.max()) == (0, 1, 1)
-    assert np.bincount(real.y).tolist() == [6000] * 10
-    assert np.bincount(real.y_test).tolist() == [1000] * 10

@@ -44,16 +44,6 @@ def test_each_batch_moves_the_weights_by_the_mean_of_its_own_examples(problem):
         np.testing.assert_allclose(ours, expected, rtol=1e-12, err_msg=said)
 
 
-def test_sgd_leaves_its_arguments_alone(problem):
-    p = problem
-    arrays = p.W, p.b, p.X, p.y, np.asarray(p.alpha)
-    before = [a.copy() for a in arrays]
-    sgd(*arrays, 0.1, [np.arange(13)])
-    for array, copy in zip(arrays, before):
-        said = "weights would leak into all that begins with them"
-        np.testing.assert_array_equal(array, copy, said)
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_training_overfits_20_examples(dtype):
     rng = np.random.default_rng(6)
@@ -65,15 +55,3 @@ def test_training_overfits_20_examples(dtype):
     assert W.dtype == b.dtype == dtype
     assert accuracy == 1
     assert ce < 0.02
-
-
-def test_a_model_that_diverges_leaves_its_neighbours_alone():
-    rng = np.random.default_rng(2)
-    X, y, batches = rng.uniform(0, 1, (50, 6)), rng.integers(0, 10, 50), [np.arange(50)] * 40
-    W, b, alpha = np.zeros((6, 10, 3)), np.zeros((10, 3)), np.array([0.0, 10.0, 1.0])
-    with np.errstate(over="ignore", invalid="ignore"):
-        wild = sgd(W, b, X, y, alpha, np.array([0.5, 1e30, 0.3]), batches)
-    calm = sgd(W, b, X, y, alpha, np.array([0.5, 0.1, 0.3]), batches)
-    assert not np.isfinite(wild[0][..., 1]).any()
-    for ours, others in zip(wild, calm):
-        np.testing.assert_allclose(ours[..., ::2], others[..., ::2], rtol=1e-10)
