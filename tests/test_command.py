@@ -137,30 +137,18 @@ def test_a_live_line_fits_the_terminal_though_stdout_is_none(run):
 
 
 def test_results_are_those_of_the_search(run):
-    assert (run.output / "results.json").read_text().startswith(f'{{\n  "seed": {SEED},\n')
+    assert sorted(os.listdir(run.output)) == ["curves.npz", "model.npz", "results.json"]
     curves = Curves(**np.load(run.output / "curves.npz"))
     model = np.load(run.output / "model.npz")
     _, _, X_test, y_test = load(run.own_files)
-    results = run.results
-    assert list(results) == ["seed", "split", "grid", "best", "validation", "test", "seconds"]
-    assert results["split"] == {"train": 42, "validation": 18, "test": 40}
-    assert results["grid"] == json.loads(json.dumps(GRID._asdict()))
+    parts = ["seed", "split", "grid", "best", "validation", "test", "seconds"]
+    assert (list(run.results), run.results["seed"]) == (parts, SEED)
+    assert run.results["split"] == {"train": 42, "validation": 18, "test": 40}
+    assert run.results["grid"] == json.loads(json.dumps(GRID._asdict()))
     best = best_point(curves)
-    assert results["validation"] == {name: c[best] for name, c in curves._asdict().items()}
+    assert run.results["validation"] == {name: c[best] for name, c in curves._asdict().items()}
     measures = evaluate(model["W"], model["b"], X_test, y_test)
-    np.testing.assert_allclose([*results["test"].values()], measures, rtol=1e-5)
-    assert sorted(os.listdir(run.output)) == ["curves.npz", "model.npz", "results.json"]
-
-
-def test_the_test_labels_do_not_influence_the_choice(run, own_files, tmp_path):
-    """The search is over before the test set is looked at: other labels, the same winner."""
-    np.save(own_files / NAMES[3], (np.load(own_files / NAMES[3]) + 1) % 10)
-    other = command(*run.options, "--data-dir", own_files, "--output", tmp_path / "other")
-    before, after = (text.split("Test cross-entropy") for text in (run.stdout, other.stdout))
-    assert after[0] == before[0], "the test set is inside the search"
-    assert after[1] != before[1], "not measured on the test set"
-    models = (np.load(folder / "model.npz")["W"] for folder in (run.output, tmp_path / "other"))
-    np.testing.assert_array_equal(*models, "the test set is inside the training")
+    np.testing.assert_allclose([*run.results["test"].values()], measures, rtol=1e-5)
 
 
 def test_the_number_of_workers_does_not_matter(run):
@@ -329,19 +317,6 @@ def test_importing_does_nothing(tmp_path):
 
 
 @posix
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "2>/dev/full"])
-def test_closed_streams_do_not_cost_the_results(run, tmp_path, closed):
-    if "full" in closed and not os.path.exists("/dev/full"):
-        pytest.skip("this system has no /dev/full")
-    line = shlex.join(map(str, [*PROGRAM, *run.options, "--output", tmp_path / "out"]))
-    done = subprocess.run(["sh", "-c", f"{line} {closed}"], capture_output=True, text=True)
-    # 120 is Python's own, when it cannot write at its end what stderr did not take.
-    assert done.returncode == (120 if "full" in closed else 0), done.stderr
-    assert len(list((tmp_path / "out").iterdir())) == 3
-    assert done.stdout == ("" if closed == ">&-" else run.stdout)
-
-
-@posix
 def test_a_reader_of_stdout_may_leave(run):
     line = [*PROGRAM, *map(str, run.options)]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
@@ -355,12 +330,12 @@ def test_a_reader_of_stdout_may_leave(run):
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_in_mid_search(own_files, tmp_path, sent, status):
     """At once, also within an epoch that would take long, and however often one asks."""
-    output, n = tmp_path / "out", 200_000
-    np.save(own_files / NAMES[0], np.full((n, 2), 200, np.uint8))
-    np.save(own_files / NAMES[1], np.zeros(n, np.uint8))
-    np.save(own_files / NAMES[2], np.full((1, 2), 200, np.uint8))
-    np.save(own_files / NAMES[3], np.zeros(1, np.uint8))
-    line = [*PROGRAM, "--data-dir", own_files, "--output", output, "--batch-sizes", *range(1, 201)]
+    for images, labels, n in ((*NAMES[:2], 1_000_000), (*NAMES[2:], 1)):
+        np.save(own_files / images, np.full((n, 2), 200, np.uint8))
+        np.save(own_files / labels, np.zeros(n, np.uint8))
+    output = tmp_path / "out"
+    line = [*PROGRAM, "--data-dir", own_files, "--output", output, "--validation-fraction", 1e-5]
+    line += ["--batch-sizes", *range(1, 101), "--learning-rates", 0.1, "--alphas", 0]
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(list(map(str, line)), **how) as child:
         try:
@@ -368,7 +343,7 @@ def test_interrupted_in_mid_search(own_files, tmp_path, sent, status):
             time.sleep(0.5)
             child.send_signal(sent)
             child.send_signal(sent)
-            _, stderr = child.communicate(timeout=60)
+            _, stderr = child.communicate(timeout=20)
         finally:
             child.kill()
     assert child.returncode == status

@@ -79,17 +79,6 @@ def test_the_check_names_the_mistake(problem, mistake):
         check(wrong, problem, problem.alpha)
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["dW", "db"])
-def test_the_check_sees_one_coordinate_that_is_wrong_by_a_thousandth(problem, which):
-    def wrong(*arguments):
-        both = gradients(*arguments)
-        both[which].flat[1] *= 1.001
-        return both
-
-    with pytest.raises(AssertionError, match="is not the slope of the loss"):
-        check(wrong, problem, problem.alpha)
-
-
 @pytest.mark.data
 @pytest.mark.parametrize("alpha", [0.0, LARGE])
 def test_slope_along_random_directions_on_real_images(real, alpha):

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from softmax_sgd import cross_entropy, evaluate, gradients, log_softmax, loss, sgd
 
@@ -75,18 +73,3 @@ def test_no_function_changes_its_arguments(problem):
     sgd(*arrays, 0.1, [np.arange(13)])
     for array, copy in zip(arrays, before):
         np.testing.assert_array_equal(array, copy, "weights leak into all that begins with them")
-
-
-@given(seed=st.integers(0, 2**32), K=st.integers(1, 5), n=st.integers(1, 9), m=st.integers(1, 9))
-def test_a_stack_is_its_models_side_by_side(seed, K, n, m):
-    rng = np.random.default_rng(seed)
-    W, b, alpha = rng.normal(0, 3, (m, 3, K)), rng.normal(0, 3, (3, K)), rng.uniform(0, 1, K)
-    X, y = rng.uniform(0, 1, (n, m)), rng.integers(0, 3, n)
-
-    def results(W, b, alpha):
-        return *gradients(W, b, X, y, alpha), loss(W, b, X, y, alpha), *evaluate(W, b, X, y)
-
-    together = results(W, b, alpha)
-    for k in range(K):
-        for ours, alone in zip(together, results(W[..., k], b[..., k], alpha[k])):
-            np.testing.assert_allclose(ours[..., k], alone, rtol=1e-12, atol=1e-14)

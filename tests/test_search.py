@@ -54,6 +54,7 @@ def test_the_split_is_random_and_repeats_with_its_seed():
 def test_each_model_is_what_it_is_when_trained_alone(examples, found):
     """By its own hyperparameters, from zero: nothing reaches it from the rest of the grid."""
     curves, W, b = found
+    assert W.dtype == b.dtype == np.float32
     for i, j, k in np.ndindex(2, 2, 3):
         point = GRID.batch_sizes[i : i + 1], GRID.learning_rates[j : j + 1], GRID.alphas[k : k + 1]
         alone, w, a = search(*examples, Grid(*point, GRID.epochs), seed=3)
@@ -86,11 +87,6 @@ def test_neither_workers_nor_stacks_change_the_result(examples, found, monkeypat
     monkeypatch.setattr(softmax_sgd, "MAX_STACK", stack)
     curves, W, b = search(*examples, GRID, seed=3, workers=workers)
     assert_same((*curves, W, b), (*found[0], *found[1:]), "another result")
-
-
-def test_the_seed_changes_the_minibatches(examples, found):
-    other, _, _ = search(*examples, GRID, seed=2)
-    assert (other.cross_entropy != found[0].cross_entropy).all(), "the order ignores the seed"
 
 
 def test_the_validation_images_do_not_train(examples, found):
@@ -127,12 +123,6 @@ def test_a_model_that_diverges_is_never_chosen(examples):
 
 def curves_of(cross_entropy):
     return Curves(np.array(cross_entropy, float), np.zeros(np.shape(cross_entropy)))
-
-
-@given(st.integers(0, 2**32))
-def test_the_winner_is_the_minimum_of_the_curves(seed):
-    cross_entropy = np.random.default_rng(seed).uniform(0, 1, (2, 3, 2, 5))
-    assert cross_entropy[best_point(curves_of(cross_entropy))] == cross_entropy.min()
 
 
 @pytest.mark.parametrize(
