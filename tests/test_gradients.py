@@ -40,19 +40,20 @@ MISTAKES = {
 }
 
 
-def check(gradients, p, alpha):
-    """Compare `gradients` with central differences of the loss, in each coordinate of W and b."""
+def slopes(p, alpha):
+    """What dW and db must be."""
 
     def total():  # each coordinate belongs to one model, so the sum has every model's slopes
         return loss(p.W, p.b, p.X, p.y, alpha).sum()
 
-    ours = gradients(p.W, p.b, p.X, p.y, alpha)
-    right = central_differences(total, p.W), central_differences(total, p.b)
-    guess = [
-        name
-        for name, mistake in MISTAKES.items()
-        if all(np.allclose(a, b, rtol=1e-5) for a, b in zip(ours, mistake(*right, p, alpha)))
-    ]
+    return central_differences(total, p.W), central_differences(total, p.b)
+
+
+def check(ours, p, alpha):
+    right, guess = slopes(p, alpha), []
+    for mistake, wrong in MISTAKES.items():
+        if all(np.allclose(a, b, rtol=1e-5) for a, b in zip(ours, wrong(*right, p, alpha))):
+            guess.append(mistake)
     for name, gradient, slope in zip(("dW", "db"), ours, right):
         said = f"{name} is not the slope of the loss at alpha = {alpha}; a guess: {guess}"
         assert gradient.shape == slope.shape, said
@@ -61,22 +62,22 @@ def check(gradients, p, alpha):
 
 @pytest.mark.parametrize("alpha", [0.0, LARGE])
 def test_gradients_are_the_slopes_of_the_loss(problem, alpha):
-    check(gradients, problem, alpha)
+    p = problem
+    check(gradients(p.W, p.b, p.X, p.y, alpha), p, alpha)
 
 
 @pytest.mark.parametrize("n", [1, 2, 13])
 def test_they_are_right_on_a_batch_of_any_size_and_for_an_alpha_of_each_model(problem, n):
-    problem.X, problem.y = problem.X[-n:], problem.y[-n:]
-    check(gradients, problem, problem.alpha)
+    p = problem
+    p.X, p.y = p.X[-n:], p.y[-n:]
+    check(gradients(p.W, p.b, p.X, p.y, p.alpha), p, p.alpha)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_the_check_names_the_mistake(problem, mistake):
-    def wrong(W, b, X, y, alpha):
-        return MISTAKES[mistake](*gradients(W, b, X, y, alpha), problem, alpha)
-
+    p = problem
     with pytest.raises(AssertionError, match=mistake):
-        check(wrong, problem, problem.alpha)
+        check(MISTAKES[mistake](*slopes(p, p.alpha), p, p.alpha), p, p.alpha)
 
 
 @pytest.mark.data
