@@ -151,10 +151,6 @@ def test_results_are_those_of_the_search(run):
     np.testing.assert_allclose([*run.results["test"].values()], measures, rtol=1e-5)
 
 
-def test_the_number_of_workers_does_not_matter(run):
-    assert command(*run.options, "--workers", 3).stdout == run.stdout
-
-
 @posix
 def test_a_full_disk_leaves_the_old_results(run):
     """As seen with a limit on the size of files: the figures are printed, and nothing is torn."""

@@ -76,14 +76,18 @@ def run_by_loops(folder, made):
         order = rng.permutation(train)
         for epoch in range(1, GRID.epochs + 1):
             order = train if made("the examples are not shuffled") else order
+            W_before, b_before = W, b
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
                 if made("the last partial batch is dropped") and len(rows) < batch_size:
                     continue
                 D = (np.exp(log_softmax(W, b, X[rows])) - np.eye(10)[y[rows]]) / len(rows)
-                W = W - learning_rate * (X[rows].T @ D + decay * W)
-                if not made("the bias never learns"):
-                    b = b - learning_rate * D.sum(axis=0)
+                dW, db = X[rows].T @ D + decay * W, D.sum(axis=0)
+                db = 0 * db if made("the bias never learns") else db
+                db = -db if made("the bias goes up its gradient") else db
+                if made("only the last minibatch's update is kept"):
+                    W, b = W_before, b_before
+                W, b = W - learning_rate * dW, b - learning_rate * db
             if not made("the order is the same in each epoch"):
                 order = rng.permutation(train)
 
