@@ -62,7 +62,7 @@ def run_by_loops(folder, made):
         X_judge, y_judge = X_test, y_test
 
     best, lowest = None, np.inf
-    for point in itertools.product(*GRID[:3]):
+    for point in itertools.product(*GRID[:2], GRID.alphas[::-1]):  # ties go to the larger alpha
         batch_size, learning_rate, alpha = point
         decay = 0 if made("alpha is missing from the gradient") else alpha
         decay /= len(train) if made("alpha is divided by n") else 1
@@ -88,14 +88,15 @@ def run_by_loops(folder, made):
                 if made("only the last minibatch's update is kept"):
                     W, b = W_before, b_before
                 W, b = W - learning_rate * dW, b - learning_rate * db
+            if made("the bias is dropped after each epoch"):
+                b = 0 * b
             if not made("the order is the same in each epoch"):
                 order = rng.permutation(train)
 
             ce, accuracy = measure(W, b, X_judge, y_judge)
             penalty = alpha / 2 * (W**2).sum()
             ce += penalty if made("the validation curves are regularised") else 0
-            rank = -accuracy if made("selection by accuracy") else ce
-            rank += penalty if made("selection on the regularised validation loss") else 0
+            rank = ce + (penalty if made("selection on the regularised validation loss") else 0)
             if rank < lowest:
                 best, lowest, validated = (*point, epoch), rank, (ce, accuracy)
                 W_best, b_best, penalty_best = W, b, penalty
@@ -109,10 +110,10 @@ def run_by_loops(folder, made):
     if made("the validation cross-entropy reported is regularised"):
         validated = validated[0] + penalty_best, validated[1]
     if made("the loop's last values are printed as the best"):
-        best = (*point, epoch)
+        best = (*(values[-1] for values in GRID[:3]), GRID.epochs)
     if made("one epoch too few is reported"):
         best = (*best[:3], best[3] - 1)
-    return [*best, *validated, *tested]
+    return [float(figure) for figure in (*best, *validated, *tested)]
 
 
 def agree(figures, others):

@@ -86,7 +86,7 @@ def test_of_equal_epochs_the_first_keeps_its_weights(examples):
 def test_neither_workers_nor_stacks_change_the_result(examples, found, monkeypatch, stack, workers):
     monkeypatch.setattr(softmax_sgd, "MAX_STACK", stack)
     curves, W, b = search(*examples, GRID, seed=3, workers=workers)
-    assert_same((*curves, W, b), (*found[0], *found[1:]), "another result")
+    assert_same((*curves, W, b), (*found[0], *found[1:]), "the workers, or the stacks, change it")
 
 
 def test_the_validation_images_do_not_train(examples, found):
