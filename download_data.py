@@ -30,6 +30,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -380,14 +381,16 @@ def read_npy(path: Path, dimensions: int, highest: int) -> np.ndarray:
         with open(path, "rb") as content:
             if np.lib.format.read_magic(content) != (1, 0):
                 raise ValueError("not of format 1.0, in which np.save writes numbers")
-            shape, _, dtype = np.lib.format.read_array_header_1_0(content)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # as of headers that Python 2 wrote
+                shape, by_columns, dtype = np.lib.format.read_array_header_1_0(content)
             if dtype.kind not in "buif" or len(shape) != dimensions or min(shape) < 1:
                 wanted = f"real numbers in {dimensions} dimensions"
                 raise ValueError(f"{dtype} of shape {shape}, not {wanted}")
             rest = path.stat().st_size - content.tell()
             if rest != math.prod(shape) * dtype.itemsize:
                 raise ValueError(f"{rest} bytes of data, not {dtype} of shape {shape}")
-        array = np.load(path, allow_pickle=False)
+            array = np.fromfile(content, dtype).reshape(shape, order="F" if by_columns else "C")
         low, high = array.min(), array.max()
         if not (low >= 0 and high <= highest):  # NaN compares false
             raise ValueError(f"values from {low} to {high}, not within 0 to {highest}")

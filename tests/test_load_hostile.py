@@ -118,7 +118,7 @@ def damage(rng, content):
     return content
 
 
-def test_damaged_files_are_read_right_or_refused(tmp_path):
+def test_damaged_files_are_read_right_or_refused(tmp_path, recwarn):
     files, path, outcomes = list(valid_files()), tmp_path / "damaged.npy", set()
     with open(path, "wb", buffering=0) as file:  # once, as that is what takes time
         for seed in range(int(os.environ.get("FUZZ", 20_000))):
@@ -133,3 +133,4 @@ def test_damaged_files_are_read_right_or_refused(tmp_path):
             except Exception as error:
                 pytest.fail(f"input {seed}: {type(error).__name__}: {error}\n{content!r}")
     assert outcomes == {True, False}, "the damage is too great, or too small, to tell anything"
+    assert not recwarn.list, "a warning reaches the user"
