@@ -62,7 +62,8 @@ def run_by_loops(folder, made):
         X_judge, y_judge = X_test, y_test
 
     best, lowest = None, np.inf
-    for point in itertools.product(*GRID[:2], GRID.alphas[::-1]):  # ties go to the larger alpha
+    # In this order, the first of equals is the one that wins.
+    for point in itertools.product(GRID.batch_sizes[::-1], GRID.learning_rates, GRID.alphas[::-1]):
         batch_size, learning_rate, alpha = point
         decay = 0 if made("alpha is missing from the gradient") else alpha
         decay /= len(train) if made("alpha is divided by n") else 1
@@ -97,7 +98,7 @@ def run_by_loops(folder, made):
             penalty = alpha / 2 * (W**2).sum()
             ce += penalty if made("the validation curves are regularised") else 0
             rank = ce + (penalty if made("selection on the regularised validation loss") else 0)
-            if rank < lowest:
+            if rank < lowest - 1e-9:
                 best, lowest, validated = (*point, epoch), rank, (ce, accuracy)
                 W_best, b_best, penalty_best = W, b, penalty
             if made("the weights tested are those of the last epoch") and best[:3] == point:
