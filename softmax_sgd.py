@@ -55,7 +55,7 @@ from download_data import DataError, ensure, log, read_npy, run
 import numpy as np  # isort: skip - by now it is known to be installed
 
 CLASSES = 10
-DATA = Path(__file__).resolve().parent / "data"
+DATA = Path(__file__).resolve().with_name("data").resolve()
 
 # --- Data -----------------------------------------------------------------------------------------
 

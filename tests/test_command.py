@@ -212,7 +212,7 @@ def test_help_shows_every_default(monkeypatch, capsys):
     shown = capsys.readouterr().out
     for default in (*Grid(), 0.2, 0):
         assert f"(default: {default})" in shown
-    assert str(ROOT / "data") in shown
+    assert str(softmax_sgd.DATA) in shown
     assert "Train softmax regression" in shown
     assert shown.count("  python softmax_sgd.py") == 2
 
@@ -270,14 +270,17 @@ def test_started_from_another_folder_it_uses_the_data_beside_the_script(data_dir
     assert accuracy < 85, "no linear model is as good as that: it has seen the test set"
 
 
-def test_only_the_folder_beside_the_script_is_completed(tmp_path):
-    """A file in its place shows which way was taken, with no network."""
+@pytest.mark.parametrize("place", ["data", pytest.param("elsewhere", marks=posix)])
+def test_only_the_folder_beside_the_script_is_completed(tmp_path, place):
+    """A file in its place shows which way was taken, with no network; also where `data` links."""
     for program in ("softmax_sgd.py", "download_data.py"):
         shutil.copy(ROOT / program, tmp_path)
-    (tmp_path / "data").write_text("in the way")
+    (tmp_path / place).write_text("in the way")
+    if place != "data":
+        (tmp_path / "data").symlink_to(place)
     copied = [sys.executable, str(tmp_path / "softmax_sgd.py")]
     done = subprocess.run(copied, capture_output=True, text=True)
-    assert done.stderr.startswith(f"softmax_sgd.py: cannot store the data in {tmp_path / 'data'}: ")
+    assert done.stderr.startswith(f"softmax_sgd.py: cannot store the data in {tmp_path / place}: ")
     done = command("--data-dir", "none", cwd=tmp_path)
     assert f"{tmp_path / 'none' / NAMES[0]}: not usable: missing" in done.stderr
     assert not (tmp_path / "none").exists()
