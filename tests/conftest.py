@@ -64,7 +64,7 @@ def write_own_files(folder):
     looks = rng.uniform(0, 255, (10, 49))  # of the ten classes
     for n, images, labels in ((60, *NAMES[:2]), (40, *NAMES[2:])):
         y = rng.integers(0, 10, n)
-        X = np.clip(looks[y] + rng.normal(0, 100, (n, 49)), 0, 255)
+        X = np.clip(looks[y] + rng.normal(0, 145, (n, 49)), 0, 255)
         np.save(folder / images, X.astype(np.float32))
         np.save(folder / labels, y.astype(np.int32))
     return folder
