@@ -140,7 +140,7 @@ def main(program, every="1"):
         found = [*list(mutants(top, top))[:: int(every)], (0, original)]
         start, total = time.monotonic(), len(found) - 1
         results = pool.map(partial(run, base, program, seconds), [source for _, source in found])
-        for done, ((line, source), (passed, _)) in enumerate(zip(found, results), 1):
+        for done, ((line, source), (passed, begun)) in enumerate(zip(found, results), 1):
             if passed and source != original:
                 survived += 1
                 pairs = zip(original.splitlines(), source.splitlines())
@@ -149,7 +149,8 @@ def main(program, every="1"):
             left = (time.monotonic() - start) / done * (total - done) / 60
             print(f"{done} of {total}, {left:.0f} minutes left", file=sys.stderr)
     if not passed:
-        sys.exit("now the tests fail on the program as it is: a mutant has damaged the copies")
+        reason = "a mutant has damaged what all share, or the test fails now and then"
+        sys.exit(f"at last a test fails on the program as it is ({reason}): {list(begun)[-1:]}")
     print(f"{total - survived} of {total} mutants killed, {1 - survived / total:.1%}")
 
 
