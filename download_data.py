@@ -67,7 +67,7 @@ FILES = (  # the smallest first, so that a faulty source is found out soon
 )
 # fmt: on
 
-DATA = Path(__file__).resolve().parent / "data"
+DATA = Path(__file__).resolve().with_name("data")
 PACKAGE = "dataset-fashion-mnist"  # of Debian and Ubuntu
 PACKED = "usr/share/datasets/fashion-mnist"  # where that package has Zalando's files
 SYSTEM = Path("/", PACKED)

@@ -54,8 +54,8 @@ from download_data import DataError, ensure, log, read_npy, run
 
 import numpy as np  # isort: skip - by now it is known to be installed
 
-CLASSES = 10
-DATA = Path(__file__).resolve().with_name("data").resolve()
+CLASSES = 10  # c of the models that are trained here
+DATA = Path(__file__).resolve().with_name("data")
 
 # --- Data -----------------------------------------------------------------------------------------
 

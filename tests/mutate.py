@@ -4,7 +4,7 @@
                                                 # only every Nth mutant
 Each mutant meets the test files that name the program: first the tests that noticed those before
 it, then the fastest, up to the first failure. A test that takes 10 s longer than three times the
-slowest of its file has failed. Printed are the mutants that survive, and then the share of those killed.
+slowest of its file has failed. Printed are the mutants that survive, and the share of those killed.
 """
 
 import ast

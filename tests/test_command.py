@@ -244,7 +244,7 @@ def started(before, *arguments):
 
 def test_a_missing_numpy_or_an_old_python_is_told_in_one_line():
     done = started("sys.modules['numpy'] = None", "--help")
-    wanted = "NumPy is missing. Install it: python -m pip install -r requirements.txt\n"
+    wanted = "NumPy is missing. README.md says how to install it: pip install -r requirements.txt\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", wanted)
     done = started("sys.version_info, sys.version = (3, 9, 6), '3.9.6 (default)'", "--help")
     wanted = "Python 3.10 or newer is needed; this is Python 3.9.6.\n"
