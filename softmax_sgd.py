@@ -287,10 +287,11 @@ def run_experiment(options: argparse.Namespace) -> None:
     """Load, split, search, choose, test, and report."""
     if options.output:
         check_writable(options.output)
-    if options.data_dir.resolve() == DATA.resolve():
-        ensure(DATA)
-    log(f"Data: {options.data_dir.absolute()}")
-    X, y, X_test, y_test = load(options.data_dir)
+    data_dir = options.data_dir.resolve()
+    if data_dir == DATA.resolve():
+        ensure(data_dir)
+    log(f"Data: {data_dir}")
+    X, y, X_test, y_test = load(data_dir)
 
     rng = np.random.default_rng(options.seed)
     train, validation = split(len(X), options.validation_fraction, rng)

@@ -131,7 +131,7 @@ def test_a_mirror_must_be_on_the_web(tmp_path, url):
 @pytest.mark.parametrize(
     ("lack", "answer"),
     [
-        ("sys.modules['numpy'] = None", "NumPy is missing. Install it: "),
+        ("sys.modules['numpy'] = None", "NumPy is missing. README.md says how to install it: "),
         ("sys.version_info = 3, 9", "Python 3.10 or newer is needed; "),
     ],
 )
