@@ -223,12 +223,15 @@ def until_deadline(chunks: Iterator[bytes], seconds: float) -> Iterator[bytes]:
 
     threading.Thread(target=read, daemon=True).start()
     try:
-        while (piece := pieces.get(timeout=max(0, deadline - time.monotonic()))) is not None:
-            if isinstance(piece, Exception):
-                raise piece
-            yield piece
-    except queue.Empty:
-        raise SourceDown("too slow: its time is up") from None
+        while time.monotonic() < deadline:
+            with contextlib.suppress(queue.Empty):
+                piece = pieces.get(timeout=1)  # a signal may go unseen as long as this waits
+                if piece is None:
+                    return
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+        raise SourceDown("too slow: its time is up")
     finally:
         abandoned.set()
 
