@@ -224,13 +224,15 @@ def until_deadline(chunks: Iterator[bytes], seconds: float) -> Iterator[bytes]:
     threading.Thread(target=read, daemon=True).start()
     try:
         while time.monotonic() < deadline:
-            with contextlib.suppress(queue.Empty):
+            try:
                 piece = pieces.get(timeout=1)  # a signal may go unseen as long as this waits
-                if piece is None:
-                    return
-                if isinstance(piece, Exception):
-                    raise piece
-                yield piece
+            except queue.Empty:
+                continue
+            if piece is None:
+                return
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
         raise SourceDown("too slow: its time is up")
     finally:
         abandoned.set()
@@ -344,7 +346,7 @@ def explain(error: Exception) -> str:
     for sign, words in (
         ("ProxyError", "the proxy cannot be used"),
         ("SSLError", "TLS failed, or the certificate does not verify"),
-        ("InvalidSchema", "it redirects away from https"),
+        ("InvalidSchema", "it redirects to another protocol"),
         ("NameResolution|getaddrinfo|not known", "its name cannot be resolved"),
         ("refused", "connection refused"),
         ("timed out", f"no answer for {TIMEOUT} s"),
@@ -365,6 +367,8 @@ def npy_from_idx(file: File, chunks: Iterable[bytes]) -> Iterator[bytes]:
             idx = unzip.decompress(chunk, file.size // 4)  # more than the whole file, but bounded
             yield np.frombuffer(idx[head:], np.uint8).astype(file.dtype).tobytes()
             head = max(0, head - len(idx))
+            if unzip.eof:
+                return
     except zlib.error:
         raise Refused("the gzip file is damaged") from None
 
@@ -444,7 +448,7 @@ def run(program: Callable[[], None]) -> int:
     try:
         program()
     except (DataError, FloatingPointError, MemoryError) as error:
-        log(f"{name}: {error}")
+        log(f"{name}: {str(error) or 'not enough memory'}")
         return 1
     except BrokenPipeError:  # nobody reads stdout any more, and Python's last flush must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -462,12 +466,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description="Fetch the four Fashion-MNIST files, verified by their SHA-256."
     )
-    parser.add_argument(
-        "--data-dir", default=DATA, metavar="DIR", help="where the files go (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--mirror", metavar="URL", help="a folder with the .npy files on a web server, asked first"
-    )
+    add = parser.add_argument
+    add("--data-dir", metavar="DIR", default=DATA, help="where the files go: %(default)s")
+    add("--mirror", metavar="URL", help="a folder on a web server with the .npy files, asked first")
     options = parser.parse_args()
     if options.mirror is not None and not re.match(r"https?://[^/]", options.mirror):
         parser.error(f"--mirror {options.mirror}: not an http or https URL")

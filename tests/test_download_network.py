@@ -39,7 +39,7 @@ FAULTS = {
     "reset": (1, "it cannot be reached"),
     "reset-in-body": (3, "the connection broke, or stalled"),
     "redirect": (31, "it cannot be reached"),
-    "redirect-to-file": (1, "it redirects away from https"),
+    "redirect-to-file": (1, "it redirects to another protocol"),
     "compressed": (1, r"not the file but something that begins b'\\x1f\\x8b.*'"),
     "not-http": (1, "it cannot be reached"),
     "control-characters": (1, r"HTTP 404 \[2JAll is well"),
@@ -202,4 +202,4 @@ def test_https_is_never_left_for_http(tmp_path, tls):
     mirror, before = server.url("redirect-to-http"), len(SERVER.requests)
     end = run(tmp_path, mirror=mirror, env=trust)
     assert SERVER.requests[before:] == [], "the request went out in the clear"
-    said_once(end, mirror, "it redirects away from https")
+    said_once(end, mirror, "it redirects to another protocol")
