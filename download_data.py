@@ -14,7 +14,7 @@ of it than expected, and is moved to its final name only if its SHA-256 is right
 
 import sys
 
-if sys.version_info < (3, 10):  # noqa: UP036 - an old Python shall say so, not fail at some line
+if sys.version_info < (3, 10):  # noqa: UP036 - an old Python must say so, not fail somewhere
     sys.exit(f"Python 3.10 or newer is needed; this is Python {sys.version.split()[0]}.")
 
 import argparse
@@ -156,14 +156,11 @@ def mismatch(path: Path, file: File) -> str | None:
             return "not a file" if os.path.lexists(path) else "missing"
         if (size := path.stat().st_size) != file.size:
             return f"{size} bytes, not {file.size}"
-        digest = hashlib.sha256()
-        with open(path, "rb") as content:
-            while chunk := content.read(CHUNK):
-                digest.update(chunk)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         return error.strerror
-    if digest.hexdigest() != file.sha256:
-        return f"wrong content (MNIST, or an older version?): its SHA-256 is {digest.hexdigest()}"
+    if sha256 != file.sha256:
+        return f"wrong content (MNIST, or an older version?): its SHA-256 is {sha256}"
     return None
 
 
@@ -283,12 +280,10 @@ def unpack_package(folder: Path) -> None:
         raise SourceDown("no apt-get on this system")
     log(f"{PACKAGE} from the system's package mirror", live=True)
     deadline = time.monotonic() + GRACE + 31_000_000 / MIN_RATE  # the size of the package
-    for part in ("lists/partial", "cache/archives/partial"):
-        Path(folder, part).mkdir(parents=True)
-    private = [f"-oDir::State::Lists={folder}/lists", f"-oDir::Cache={folder}/cache"]
+    apt_get = ["apt-get", "-q", f"-oDir::State={folder}", f"-oDir::Cache={folder}"]
     for command in (
-        ["apt-get", "-q", *private, "-oAcquire::Languages=none", "update"],
-        ["apt-get", "-q", *private, "download", PACKAGE],
+        [*apt_get, "-oAcquire::Languages=none", "update"],
+        [*apt_get, "download", PACKAGE],
         ["sh", "-c", "exec dpkg-deb -x *.deb ."],
     ):
         try:
@@ -344,10 +339,10 @@ def http(url: str, magic: bytes) -> Iterator[bytes]:
 def explain(error: Exception) -> str:
     """Why a server cannot be reached, in plain words."""
     for sign, words in (
-        ("ProxyError", "the proxy cannot be used"),
+        ("Proxy|SOCKS", "the proxy cannot be used"),
         ("SSLError", "TLS failed, or the certificate does not verify"),
         ("InvalidSchema", "it redirects to another protocol"),
-        ("NameResolution|getaddrinfo|not known", "its name cannot be resolved"),
+        ("[Nn]ame.?[Rr]esolution|getaddrinfo|not known", "its name cannot be resolved"),
         ("refused", "connection refused"),
         ("timed out", f"no answer for {TIMEOUT} s"),
     ):
@@ -403,6 +398,7 @@ def read_npy(path: Path, dimensions: int, highest: int) -> np.ndarray:
             raise ValueError(f"values from {low} to {high}, not within 0 to {highest}")
     except Exception as error:  # NumPy raises half a dozen types
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        reason = reason.partition(". ")[0]  # what may follow is advice to trust the file
         raise DataError(f"{path}: not usable: {printable(reason)}") from None
     return array
 
@@ -419,14 +415,18 @@ def log(line: str, live: bool = False) -> None:
     has been printed for ten seconds. If stderr is closed or full, the line is lost.
     """
     global last_line
-    with contextlib.suppress(OSError, AttributeError):
-        if sys.stderr.isatty():
-            width = (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
-            line = f"\r{'':{width}}\r{line[:width] if live else line}"
-        elif live and time.monotonic() < last_line + 10:
+    if sys.stderr is None:  # closed
+        return
+    try:
+        width = (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
+        line = f"\r{'':{width}}\r{line[:width] if live else line}"
+    except OSError:  # no terminal, or one like IDLE's, where a line cannot be replaced
+        if live and time.monotonic() < last_line + 10:
             return
-        print(line, end="" if live and sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
-        last_line = time.monotonic()
+        live = False
+    with contextlib.suppress(OSError):
+        print(line, end="" if live else "\n", file=sys.stderr, flush=True)
+    last_line = time.monotonic()
 
 
 def printable(text: str) -> str:
@@ -437,13 +437,16 @@ def printable(text: str) -> str:
 def run(program: Callable[[], None]) -> int:
     """Call `program` and return the exit status; say on stderr what stopped it, if anything."""
 
+    stops = [getattr(signal, s) for s in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, s)]
+
     def interrupt(number: int, _) -> None:
-        for second in (signal.SIGINT, signal.SIGTERM):  # which would stop the cleaning up
+        for second in stops:  # which would stop the cleaning up
             signal.signal(second, lambda *_: None)  # at SIG_IGN, Python prints a race condition
         raise KeyboardInterrupt(128 + number)
 
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, interrupt)
+    for stop in stops:
+        if signal.getsignal(stop) != signal.SIG_IGN:  # which nohup sets
+            signal.signal(stop, interrupt)
     name = Path(sys.argv[0]).name
     try:
         program()

@@ -10,10 +10,11 @@ of its classes k. Training minimises the regularised cross-entropy of n examples
 
     loss(W, b) = −1/n Σ_i log ŷ_{y_i}(x_i) + α/2 ‖W‖²                                     (2)
 
-whose last term is not divided by n and leaves the biases b out. Its gradients (problem 2 of the
-assignment, derived in report.pdf) are, with one-hot labels Y and an example in each row,
+whose last term is not divided by n and leaves the biases b out. With an example's probabilities in
+each row of Ŷ, and its one-hot label in that row of Y, its gradients (problem 2 of the assignment,
+derived in report.pdf) are
 
-    dW = 1/n Xᵀ(Ŷ − Y) + αW,    db = 1/n Σ_i (ŷ_i − y_i)                                  (3)
+    dW = 1/n Xᵀ(Ŷ − Y) + αW,    db = the mean of the rows of Ŷ − Y                        (3)
 
 Conventions
 
@@ -24,8 +25,8 @@ Conventions
     dW, db     their gradients, of the same shapes
     alpha, learning_rate, and every measure     a number; for a stack (K,)
 
-The functions of the model compute in the dtype of W, b and X, but average in float64. They change
-none of their arguments, and do not check them. Two things make them fast: one wide product serves a
+The functions of the model compute in the dtype of W, b and X; only the measures are averaged in
+float64. They change none of their arguments. Two things make them fast: one wide product serves a
 whole stack, and the class axis comes first, (c, n) or (c, K, n), as a short last axis is slow.
 """
 
@@ -53,7 +54,7 @@ from typing import NamedTuple
 
 from download_data import DataError, ensure, log, read_npy, run
 
-import numpy as np  # isort: skip - by now it is known to be installed
+import numpy as np  # isort: skip - after download_data, which says it plainly if it is missing
 
 CLASSES = 10  # c of the models that are trained here
 DATA = Path(__file__).resolve().with_name("data")
@@ -65,7 +66,7 @@ def load(data_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """Read X_train, y_train, X_test, y_test from the four files of the assignment.
 
     The images come as float32 in 0..1, divided by 255 unless none of them exceeds 1; the labels as
-    np.intp. Raises DataError, which names the file, if one is not of the form described above.
+    np.intp. Raises DataError, which names the file, if one is not as the conventions above say.
     """
     data = []
     for part in ("train", "test"):
@@ -123,7 +124,7 @@ def at_labels(y) -> tuple:
 def evaluate(W, b, X, y) -> tuple[np.ndarray, np.ndarray]:
     """The cross-entropy and the accuracy, from one pass."""
     log_yhat = log_softmax(W, b, X)
-    # 0 - 0 is 0, where -0 would be shown as -0.
+    # 0 - mean, and not -mean: a perfect model then has 0, not -0.
     cross_entropy = 0 - log_yhat[at_labels(y)].mean(axis=0, dtype=np.float64)
     return cross_entropy, (log_yhat.argmax(axis=0) == y).mean(axis=-1)
 
@@ -159,15 +160,15 @@ def minibatches(rows, batch_size: int, rng: np.random.Generator) -> Iterator[np.
 
 
 def sgd(W, b, X, y, alpha, learning_rate, batches: Iterable) -> tuple[np.ndarray, np.ndarray]:
-    """(W, b) after a step down the gradient for each of `batches`, which are rows of X and y."""
+    """(W, b) after a gradient step for each of `batches`, which hold row numbers of X and y."""
     W, b = W.copy(), b.copy()
-    # Once in the shape of W, they multiply it faster than if they were broadcast at every step.
+    # Spread to the shape of W once, which is faster than broadcasting at every step.
     alpha, learning_rate = np.full_like(W, alpha), np.full_like(W, learning_rate)
     for rows in batches:
         dW, db = gradients(W, b, X.take(rows, axis=0), y[rows], alpha)  # X[rows], but faster
         dW *= learning_rate
         W -= dW
-        b -= learning_rate[0] * db  # [0], as it has the shape of W
+        b -= learning_rate[0] * db  # [0]: in the shape of b
     return W, b
 
 
@@ -175,7 +176,7 @@ def sgd(W, b, X, y, alpha, learning_rate, batches: Iterable) -> tuple[np.ndarray
 
 
 class Grid(NamedTuple):
-    """The hyperparameters searched, ascending; every number of epochs up to `epochs` counts."""
+    """The hyperparameters to search, ascending; each number of epochs from 1 to `epochs` counts."""
 
     batch_sizes: tuple[int, ...] = (12, 16, 32, 64)
     learning_rates: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05)
@@ -183,18 +184,18 @@ class Grid(NamedTuple):
     epochs: int = 60
 
 
-MAX_STACK = 16  # models; more gain little, and fewer stacks are shared worse among the cores
+MAX_STACK = 16  # models; a wider stack is not faster, and leaves fewer to share among the cores
 
 
 class Curves(NamedTuple):
-    """The grid's points, measured on validation: (batch sizes, learning rates, alphas, epochs)."""
+    """Measures of all points on validation, (batch sizes, learning rates, alphas, epochs) each."""
 
     cross_entropy: np.ndarray
     accuracy: np.ndarray
 
 
 def split(n: int, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Divide the rows 0..n-1 at random: those to train on, and `fraction` of them to validate."""
+    """Divide the rows 0..n-1 at random into those to train on and a `fraction` to validate on."""
     rows = rng.permutation(n)
     validation = round(n * fraction)
     return rows[validation:], rows[:validation]
@@ -216,6 +217,7 @@ def search(
     stopped = threading.Event()
 
     def train_stack(batch_size, learning_rate, alpha):
+        """Train for one epoch at each `next`, and yield what was measured and is best so far."""
         K = len(alpha)
         rng = np.random.default_rng([seed, batch_size])
         # The loss is convex, so any start will do, and zero is as good as another.
@@ -227,15 +229,16 @@ def search(
             batches = itertools.takewhile(lambda _: not stopped.is_set(), batches)
             with np.errstate(over="ignore", invalid="ignore"):  # models may diverge
                 W, b = sgd(W, b, X, y, alpha, learning_rate, batches)
-                now, _ = measures[..., epoch] = evaluate(W, b, X_validation, y_validation)
+                measures[..., epoch] = evaluate(W, b, X_validation, y_validation)
+            now = measures[0, :, epoch]
             best_W, best_b = np.where(now < lowest, W, best_W), np.where(now < lowest, b, best_b)
             lowest = np.where(now < lowest, now, lowest)
             yield measures, best_W, best_b, lowest
 
     stacks = [
-        train_stack(batch_size, *stack.T)
+        train_stack(batch_size, *part.T)
         for batch_size in grid.batch_sizes
-        for stack in np.array_split(models, math.ceil(len(models) / MAX_STACK))
+        for part in np.array_split(models, math.ceil(len(models) / MAX_STACK))
     ]
     results = [None] * len(stacks)
     total = len(grid.batch_sizes) * len(models) * grid.epochs
@@ -289,8 +292,8 @@ def run_experiment(options: argparse.Namespace) -> None:
     """Load, split, search, choose, test, and report."""
     if options.output:
         check_writable(options.output)
-    data_dir = options.data_dir.resolve()
-    if data_dir == DATA.resolve():
+    data_dir = os.path.realpath(options.data_dir)
+    if data_dir == os.path.realpath(DATA):
         ensure(data_dir)
     log(f"Data: {data_dir}")
     X, y, X_test, y_test = load(data_dir)
@@ -334,9 +337,11 @@ def run_experiment(options: argparse.Namespace) -> None:
         "test": {"cross_entropy": float(test_cross_entropy), "accuracy": float(test_accuracy)},
         "seconds": seconds,
     }
-    print(report(results, curves), flush=True)
-    if options.output:
-        save(options.output, results, curves, W, b)
+    try:
+        if options.output:
+            save(options.output, results, curves, W, b)
+    finally:  # a full disk does not cost the figures, nor a closed pipe the files
+        print(report(results, curves), flush=True)
 
 
 def heading(counts: dict[str, int], grid: Grid) -> str:
@@ -376,7 +381,7 @@ def report(results: dict, curves: Curves) -> str:
     names = "batch size", "learning rate", "alpha", "number of epochs"
     tried = *grid[:3], range(1, grid.epochs + 1)
     for name, value, values in zip(names, best.values(), tried):
-        # No alpha is below 0, so there it is the end of the scale and not an edge.
+        # An alpha of 0 is the end of its scale, and not an edge of the grid.
         if len(values) > 1 and value in (values[0], values[-1]) and value > 0:
             lines.append(f"Note: the best {name}, {value}, is on the edge of the grid")
     validation, test = results["validation"], results["test"]
@@ -388,7 +393,7 @@ def report(results: dict, curves: Curves) -> str:
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder, and find out before the search, not after it, if it takes no results."""
+    """Make the folder, and find out before the search whether results can be written there."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in RESULTS:
         if (folder / name).is_dir():
@@ -397,7 +402,7 @@ def check_writable(folder: Path) -> None:
 
 
 def save(folder: Path, results: dict, curves: Curves, W: np.ndarray, b: np.ndarray) -> None:
-    """Write RESULTS; they are moved to their place when all are complete."""
+    """Write RESULTS; they are moved into place when all of them are complete."""
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         parts = [Path(temporary, name) for name in RESULTS]
         parts[0].write_text(json.dumps(results, indent=2) + "\n")

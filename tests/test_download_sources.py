@@ -101,8 +101,8 @@ def test_the_package_is_unpacked_in_a_temporary_folder(tmp_path, package):
     """Update comes before download, download before unpacking; lists and cache are our own."""
     (tmp_path / SMALL.idx).write_bytes(original(SMALL.idx))
     apt_get = """case "$*" in
-        *=$PWD/lists*=$PWD/cache*update) touch lists/partial/new cache/archives/partial/new ;;
-        *=$PWD/lists*=$PWD/cache*download*) test -e lists/partial/new && touch the.deb ;;
+        *State=$PWD*Cache=$PWD*update) touch updated ;;
+        *State=$PWD*Cache=$PWD*download*) test -e updated && touch the.deb ;;
     esac"""
     dpkg_deb = f"""test "$1 $2 $3" = "-x the.deb ." || exit
         mkdir -p {PACKED} && cp {tmp_path}/{SMALL.idx} {PACKED}"""
