@@ -225,6 +225,8 @@ def jax_stacked(data):
 
 
 def ours(data):
+    sys.setswitchinterval(1e-4)  # as softmax_sgd.py does when it is run as a program
+
     def train(grid):
         X, y, training, validation = data.X, data.y, data.train, data.validation
         workers = len(os.sched_getaffinity(0))
