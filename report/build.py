@@ -24,9 +24,8 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 CM = 1 / 2.54  # in inches
 WIDTH = 16.8 * CM  # of the text
-CLASSES = (  # noqa: SIM905
-    "T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot"
-).split(", ")
+NAMES = "T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot"
+CLASSES = NAMES.split(", ")
 # Two colours that no kind of colour blindness confuses, one dark and one light in black and white.
 BLUE, ORANGE, GREY = "#00508c", "#c25e00", "#666666"
 SHADES = LinearSegmentedColormap.from_list("shades", ["white", "#cfe0ee", "#5f98c6", BLUE])
@@ -110,14 +109,13 @@ def xor() -> Figure:
     floor, plane = (np.array([at(*corner, height) for corner in corners]) for height in (0, 0.5))
     axes.fill(*floor.T, facecolor="none", edgecolor=GREY, linewidth=0.5)
     axes.fill(*plane.T, facecolor=BLUE, alpha=0.18, linewidth=0)
-    axes.text(0.72, 0.63, "ŷ = ½", color=BLUE, ha="center", size=9)
+    axes.text(0.72, 0.63, "ŷ = ½", color=BLUE, ha="center", size=9, style="italic")
     for x1, x2 in corners:
         y = x1 ^ x2
         (x, low), (_, high) = at(x1, x2, min(y, 0.5)), at(x1, x2, max(y, 0.5))
         axes.plot([x, x], [low, high], color=ORANGE, linewidth=1.4)
         axes.text(x + 0.04, (low + high) / 2, "½", color=ORANGE, va="center", size=9)
-        face = "black" if y else "white"
-        axes.plot(*at(x1, x2, y), "o", color=face, markeredgecolor="black", markersize=4.5)
+        axes.plot(*at(x1, x2, y), "o", color="black" if y else "white", mec="black", ms=4.5)
         side, align = (0.07, "left") if x1 else (-0.07, "right")
         axes.text(x + side, at(x1, x2, y)[1], f"({x1}, {x2})", ha=align, va="center")
     axes.text(0.5, -0.06, "𝑥_{1}", color=GREY, ha="center", va="top")
@@ -128,21 +126,24 @@ def xor() -> Figure:
 # --- Problem 3 ------------------------------------------------------------------------------------
 
 
+def lowest() -> tuple[np.ndarray, np.ndarray]:
+    """Each model's lowest validation cross-entropy, and whether that is at its last epoch."""
+    curves = arrays("curves")["cross_entropy"]
+    return curves.min(axis=-1), curves.argmin(axis=-1) == curves.shape[-1] - 1
+
+
 def heat() -> Figure:
     """Each model's lowest validation cross-entropy: a map for each minibatch size."""
-    results = read("results")
-    grid, curves = results["grid"], arrays("curves")["cross_entropy"]
-    lowest, unfinished = curves.min(axis=-1), curves.argmin(axis=-1) == grid["epochs"] - 1
-    chosen = lowest == results["validation"]["cross_entropy"]
-    texts = np.char.mod("%.4f", lowest) + np.where(unfinished, "*", "")
-    figure = Figure((WIDTH, 4.6 * CM))
+    grid, (values, unfinished) = read("results")["grid"], lowest()
+    low, high, chosen = values.min(), 1.2 * np.ptp(values) + values.min(), values == values.min()
+    texts = np.char.lstrip(np.char.mod("%.4f", values), "0") + np.where(unfinished, "*", "")
+    figure = Figure((WIDTH, 4.5 * CM))
     figure.get_layout_engine().set(w_pad=0.02, wspace=0)
-    panels = figure.subplots(1, len(lowest), sharey=True)
+    panels = figure.subplots(1, len(values), sharey=True)
     for i, axes in enumerate(panels):
-        low, high = lowest.min(), lowest.max()
-        cells(axes, lowest[i], texts[i], chosen[i], SHADES.reversed(), low, high)
+        cells(axes, values[i], texts[i], chosen[i], SHADES.reversed(), low, high)
         for j, k in np.argwhere(chosen[i]):
-            axes.hlines([j + 0.2, j + 0.8], k + 0.1, k + 0.9, color="white", linewidth=1)
+            axes.fill([k, k + 1, k + 1, k], [j, j, j + 1, j + 1], fc="none", ec=ORANGE, lw=2)
         axes.set_title(f"minibatches of {grid['batch_sizes'][i]}", loc="center")
         axes.set_xticks(np.arange(len(grid["alphas"])) + 0.5, map(power, grid["alphas"]))
         axes.set_yticks(np.arange(len(grid["learning_rates"])) + 0.5, grid["learning_rates"])
@@ -153,18 +154,16 @@ def heat() -> Figure:
 
 def curves() -> Figure:
     """Training and validation cross-entropy of the chosen model by epoch, the chosen one marked."""
-    best = read("results")["best"]["epochs"]
-    values = read("winner")["curves"]
+    best, values = read("results")["best"]["epochs"], read("winner")["curves"]
     epochs = np.arange(1, len(values["training"]) + 1)
-    figure = Figure((6.6 * CM, 6.6 * CM))
+    figure = Figure((6.6 * CM, 6.2 * CM))
     axes = figure.subplots()
     axes.plot(epochs, values["training"], color=GREY, dashes=(4, 1.5))
     axes.plot(epochs, values["validation"], color=BLUE)
-    chosen = best, values["validation"][best - 1]
-    axes.plot(*chosen, "o", color=ORANGE, markersize=5)
-    line = {"arrowstyle": "-", "color": ORANGE, "linewidth": 0.8}
-    label = best, axes.get_ylim()[1] * 0.9
-    axes.annotate(f"epoch {best}", chosen, label, color=ORANGE, ha="center", arrowprops=line)
+    ends = values["validation"][best - 1], axes.get_ylim()[1] * 0.9
+    stop = {"marker": "o", "markevery": [0], "markersize": 5, "linewidth": 0.8}
+    axes.plot([best, best], ends, color=ORANGE, **stop)
+    axes.text(best, ends[1], f"epoch {best}", color=ORANGE, ha="center", va="bottom")
     axes.text(14, 0.46, "validation", color=BLUE)
     axes.text(24, 0.37, "training", color=GREY, ha="right")
     axes.set(xlabel="epoch", xlim=(0, len(epochs)), title="cross-entropy")
@@ -176,15 +175,14 @@ def confusion() -> Figure:
     counts = np.array(read("winner")["confusion"])
     right = np.eye(len(counts), dtype=bool)
     mistakes = np.where(right, 0, counts)
-    texts = np.where(counts, counts.astype(str), "")
-    figure = Figure((9.8 * CM, 6.6 * CM))
+    figure = Figure((9.8 * CM, 6.2 * CM))
     axes = figure.subplots()
-    cells(axes, mistakes, texts, right, SHADES, 0, mistakes.max())
+    cells(axes, mistakes, np.where(counts, counts, ""), right, SHADES, 0, mistakes.max())
     for true, accuracy in enumerate(counts.diagonal() / counts.sum(axis=1)):
-        axes.text(10.6, true + 0.5, f"{accuracy:.1%}", **CENTRED)
+        axes.text(10.8, true + 0.5, f"{accuracy:.1%}", **CENTRED)
     slanted = {"rotation": 40, "rotation_mode": "anchor", "ha": "left", "va": "baseline"}
     axes.xaxis.tick_top()
-    axes.set_xticks(np.arange(11) + 0.5, [*CLASSES, "correct"], **slanted)
+    axes.set_xticks([*np.arange(10) + 0.5, 10.9], [*CLASSES, "correct"], **slanted)
     axes.set_yticks(np.arange(10) + 0.5, CLASSES)
     axes.tick_params(pad=1)
     axes.invert_yaxis()
@@ -193,9 +191,8 @@ def confusion() -> Figure:
 
 def weights() -> Figure:
     """The ten columns of W as images: blue speaks for the class, orange against it."""
-    W = arrays("model")["W"]
-    figure = Figure((WIDTH, 6.8 * CM))
-    bound = np.quantile(np.abs(W), 0.997)
+    W, figure = arrays("model")["W"], Figure((WIDTH, 6.2 * CM))
+    bound = np.quantile(np.abs(W), 0.995)
     for axes, column, name in zip(figure.subplots(2, 5).flat, W.T, CLASSES, strict=True):
         image(axes, column, SIGNED, -bound, bound)
         axes.set_title(name, loc="center")
@@ -228,7 +225,7 @@ def logistic() -> Figure:
     """The loss, b and ‖w‖ of the simulated descents, with what the proofs predict dashed."""
     facts, paths = read("logistic"), arrays("logistic")
     t, late = paths["t"], paths["t"] >= 30
-    figure = Figure((WIDTH, 5.1 * CM))
+    figure = Figure((WIDTH, 4.7 * CM))
     panels = figure.subplots(1, 3)
     looks = {"apart": (ORANGE, 1.2), "unequal": ("#8c8c8c", 2.8), "opposite": (BLUE, 1.2)}
     for name, (colour, width) in looks.items():
@@ -286,6 +283,9 @@ def document() -> dict:
         logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", message=".*cmr10")
         inputs = {figure.__name__: svg(figure()) for figure in FIGURES}
+    values, unfinished = lowest()
+    inputs |= {"classes": NAMES, "unfinished": str(unfinished.sum())}
+    inputs["lowest"] = json.dumps(values.min(axis=(0, 1)).tolist())  # for each alpha
     source = HERE / "report.typ"
     return {"input": source, "root": HERE, "sys_inputs": inputs, "ignore_system_fonts": True}
 
