@@ -98,8 +98,7 @@ def cells(axes, values, texts, bold, shades, low: float, high: float) -> None:
 def xor() -> Figure:
     """The four points, drawn as heights over the square, and the flat best fit between them."""
     figure = Figure((6.2 * CM, 5 * CM), layout="none")
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(-0.42, 2.0), ylim=(-0.35, 1.6), aspect="equal")
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.42, 2), ylim=(-0.35, 1.6), aspect="equal")
     axes.axis("off")
 
     def at(x1, x2, height):  # an oblique projection
@@ -109,7 +108,8 @@ def xor() -> Figure:
     floor, plane = (np.array([at(*corner, height) for corner in corners]) for height in (0, 0.5))
     axes.fill(*floor.T, facecolor="none", edgecolor=GREY, linewidth=0.5)
     axes.fill(*plane.T, facecolor=BLUE, alpha=0.18, linewidth=0)
-    axes.text(0.72, 0.63, "ŷ = ½", color=BLUE, ha="center", size=9, style="italic")
+    axes.text(0.62, 0.63, "ŷ", color=BLUE, ha="right", size=9, style="italic")
+    axes.text(0.66, 0.63, "= ½", color=BLUE, ha="left", size=9)
     for x1, x2 in corners:
         y = x1 ^ x2
         (x, low), (_, high) = at(x1, x2, min(y, 0.5)), at(x1, x2, max(y, 0.5))
@@ -137,7 +137,7 @@ def heat() -> Figure:
     grid, (values, unfinished) = read("results")["grid"], lowest()
     low, high, chosen = values.min(), 1.2 * np.ptp(values) + values.min(), values == values.min()
     texts = np.char.lstrip(np.char.mod("%.4f", values), "0") + np.where(unfinished, "*", "")
-    figure = Figure((WIDTH, 4.5 * CM))
+    figure = Figure((WIDTH, 4.6 * CM))
     figure.get_layout_engine().set(w_pad=0.02, wspace=0)
     panels = figure.subplots(1, len(values), sharey=True)
     for i, axes in enumerate(panels):
@@ -191,7 +191,7 @@ def confusion() -> Figure:
 
 def weights() -> Figure:
     """The ten columns of W as images: blue speaks for the class, orange against it."""
-    W, figure = arrays("model")["W"], Figure((WIDTH, 6.2 * CM))
+    W, figure = arrays("model")["W"], Figure((WIDTH, 6.7 * CM))
     bound = np.quantile(np.abs(W), 0.995)
     for axes, column, name in zip(figure.subplots(2, 5).flat, W.T, CLASSES, strict=True):
         image(axes, column, SIGNED, -bound, bound)

@@ -175,8 +175,9 @@ def test_what_the_report_says_of_its_tables():
     assert results["validation"]["cross_entropy"] < least["validation"]["cross_entropy"]
     assert results["test"]["cross_entropy"] > least["test"]["cross_entropy"]
     assert winner["loss"] > next(row["loss"] for row in rows if row["alpha"] == best["alpha"])
-    assert results["validation"]["cross_entropy"] < winner["cross_entropy"]["low"]
-    assert results["validation"]["accuracy"] > winner["accuracy"]["high"]
+    gaps = [r["test"]["cross_entropy"] - r["validation"]["cross_entropy"] for r in rows + runs]
+    assert min(gaps) > 0, "a split has validation images harder than the test images"
+    assert min(gaps[: len(rows)]) > 0.9 * gaps[len(rows)], "selection is the reason for the gap"
     easiest = min(runs, key=lambda run: run["validation"]["cross_entropy"])
     assert {name: easiest[name] for name in ("seed", *best)} == {"seed": results["seed"], **best}
     assert len({tuple(run[name] for name in best) for run in runs}) > 1
@@ -246,5 +247,4 @@ def test_report_has_six_pages_and_quotes_the_figures_of_the_readme(build):
 
 
 def test_no_measured_figure_is_typed_into_the_report():
-    typed = re.findall(r"\b0\.\d{3,}|\b\d\d\.\d+ ?%", (REPORT / "report.typ").read_text())
-    assert not typed
+    assert not re.search(r"\b0\.\d{3,}|\b\d\d\.\d+ ?%", (REPORT / "report.typ").read_text())
