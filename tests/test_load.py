@@ -65,6 +65,7 @@ def test_a_bad_file_is_named_with_what_is_wrong(own_files, fault):
     ("highest", "note"),
     [
         (1, "Note: the images in {} look normalised already and are used as they are\n"),
+        (1.5, "Note: divided by 255, though no pixel in {} exceeds 1.5\n"),
         (16, "Note: divided by 255, though no pixel in {} exceeds 16\n"),
         (200, ""),
     ],
