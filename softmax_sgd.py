@@ -454,7 +454,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--seed", type=seed, metavar="N", default=0,
         help=f"of the split and of the order of the examples {default}")  # fmt: skip
     add("--workers", type=count, metavar="N", default=cores, help=f"threads that train {default}")
-    add("--data-dir", type=Path, metavar="DIR", default=DATA,
+    add("--data-dir", metavar="DIR", default=DATA,
         help="folder of the four files; the default, %(default)s, is kept complete and verified, "
         "and any other is used as it is")  # fmt: skip
     add("--output", type=Path, metavar="DIR", help=f"folder for {', '.join(RESULTS)}")
