@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # it would hide what buffers keep
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell has it ignored
 
 ROOT = Path(__file__).resolve().parent.parent
 LARGE = 3.0  # an alpha that dominates the gradient
