@@ -1,10 +1,10 @@
 """Break a program in one place at a time, and see whether a test notices. A tool, not a test.
 
-    python tests/mutate.py softmax_sgd.py       # or download_data.py; with a number N after it,
-                                                # only every Nth mutant
-Each mutant meets the test files that name the program: first the tests that noticed those before
-it, then the fastest, up to the first failure. A test that takes 10 s longer than three times the
-slowest of its file has failed. Printed are the mutants that survive, and the share of those killed.
+    python tests/mutate.py softmax_sgd.py       # or download_data.py
+
+Each mutant meets the test files that name the program, the fast tests first, up to the first
+failure; a test that hangs has failed. Printed are the mutants that survive, and the share of those
+killed.
 """
 
 import ast
@@ -16,8 +16,8 @@ import sys
 import tempfile
 import time
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import hypothesis.extra.numpy  # noqa: F401  (once, for all processes that are f
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTICED = deque(maxlen=5)  # in each worker: the tests that failed last
+NOTICED = deque(maxlen=5)  # in each worker: the tests that failed last, which are tried earlier
 SWAPS = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -54,7 +54,9 @@ def variants(node, field):
             yield ast.Return()
         case ast.Expr(ast.Constant()):
             pass  # a docstring
-        case ast.Expr() | ast.AugAssign() | ast.Raise() | ast.Return() | ast.Continue():
+        case ast.Expr() | ast.AugAssign() | ast.Delete() | ast.Raise() | ast.Return():
+            yield ast.Pass()
+        case ast.Continue() | ast.Break():
             yield ast.Pass()
 
 
@@ -80,27 +82,26 @@ class Watch:
 
     def __init__(self, seconds, log):
         self.seconds, self.log = seconds, log
+        self.limit = round(10 + 3 * max(seconds.values(), default=60))
 
     def pytest_collection_modifyitems(self, items):
-        items.sort(key=lambda item: (item.nodeid not in NOTICED, self.seconds.get(item.nodeid, 0)))
+        weight = {test: 0.1 for test in NOTICED}
+        items.sort(key=lambda i: self.seconds.get(i.nodeid, 0) * weight.get(i.nodeid, 1))
 
     def pytest_runtest_logstart(self, nodeid):
         os.write(self.log, f"{time.monotonic()} {nodeid}\n".encode())
-        # Of its file, for the first to use a fixture of the file waits for it, whichever it is.
-        file = nodeid.partition("::")[0]
-        slowest = max((s for test, s in self.seconds.items() if test.startswith(file)), default=60)
-        signal.alarm(round(10 + 3 * slowest))
+        signal.alarm(self.limit)
 
 
 def run_pytest(program, seconds, folder):
-    """Run the tests in a process of their own, which it ends; log in `folder` when each began."""
+    """Run the tests in a process of their own, which it ends."""
     try:
         os.setsid()
         os.chdir(folder / "project")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-        signal.alarm(60)  # for the tests to be collected
         watch = Watch(seconds, os.open(folder / "log", os.O_WRONLY | os.O_CREAT))
+        signal.alarm(60)  # for the tests to be collected
         files = [str(f) for f in Path("tests").glob("test_*") if program[:-3] in f.read_text()]
         os._exit(pytest.main(["-xq", "-p", "no:cacheprovider", *files], plugins=[watch]))
     finally:
@@ -108,7 +109,7 @@ def run_pytest(program, seconds, folder):
 
 
 def run(base, program, seconds, source):
-    """Run the tests on a source; return whether they pass, and when each of them began."""
+    """Run the tests on a source; return whether they pass, and the seconds that each took."""
     with tempfile.TemporaryDirectory(dir=base.parent, ignore_cleanup_errors=True) as folder:
         project = Path(folder, "project")
         shutil.copytree(base, project, copy_function=os.link)
@@ -121,41 +122,39 @@ def run(base, program, seconds, source):
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
-        log = Path(folder, "log").read_text().splitlines()
-    begun = {test: float(begin) for begin, test in (line.split(maxsplit=1) for line in log)}
+        log = [*Path(folder, "log").read_text().splitlines(), f"{time.monotonic()} the end"]
+    begun = [(float(begin), test) for begin, test in (line.split(maxsplit=1) for line in log)]
+    took = {test: end - begin for (begin, test), (end, _) in pairwise(begun)}
     if status:
-        NOTICED.extend(list(begun)[-1:])
-    return status == 0, begun
+        NOTICED.extend(list(took)[-1:])
+    return status == 0, took
 
 
-def main(program, every="1"):
-    top = ast.parse((ROOT / program).read_text())
-    original, survived, fork = ast.unparse(top), 0, get_context("fork")
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(mp_context=fork) as pool:
+def main(program):
+    tree = ast.parse((ROOT / program).read_text())
+    original, found, survived = ast.unparse(tree), list(mutants(tree, tree)), 0
+    with tempfile.TemporaryDirectory() as folder:
         base = Path(folder).resolve() / "base"
         shutil.copytree(ROOT, base, ignore=shutil.ignore_patterns(".*", "__pycache__"))
-        passed, begun = pool.submit(run, base, program, {}, original).result()
+        passed, seconds = run(base, program, {}, original)
         if not passed:
-            sys.exit(f"a test fails on the program as it is: {list(begun)[-1:]}")
-        ends = [*list(begun.values())[1:], time.monotonic()]
-        seconds = {test: end - begin for (test, begin), end in zip(begun.items(), ends)}
-        # The last is the program as it is: no mutant may have damaged what all of them share.
-        found = [*list(mutants(top, top))[:: int(every)], (0, original)]
-        start, total = time.monotonic(), len(found) - 1
-        results = pool.map(partial(run, base, program, seconds), [source for _, source in found])
-        for done, ((line, source), result) in enumerate(zip(found, results), 1):
-            passed, begun = result
-            if passed and source != original:
-                survived += 1
-                pairs = zip(original.splitlines(), source.splitlines())
-                new = next(b.strip() for a, b in pairs if a != b)
-                print(f"survived: {program}:{line}: {new}", flush=True)
-            left = (time.monotonic() - start) / done * (total - done) / 60
-            print(f"{done} of {total}, {left:.0f} minutes left", file=sys.stderr)
-    if not passed:
-        reason = "a mutant has damaged what all share, or the test fails now and then"
-        sys.exit(f"at last a test fails on the program as it is ({reason}): {list(begun)[-1:]}")
-    print(f"{total - survived} of {total} mutants killed, {1 - survived / total:.1%}")
+            sys.exit(f"a test fails on the program as it is: {list(seconds)[-1:]}")
+        start = time.monotonic()
+        with get_context("fork").Pool() as pool:
+            results = pool.imap(partial(run, base, program, seconds), [new for _, new in found])
+            for done, ((line, source), (passed, _)) in enumerate(zip(found, results), 1):
+                if passed:
+                    survived += 1
+                    pairs = zip(original.splitlines(), source.splitlines())
+                    new = next(b.strip() for a, b in pairs if a != b)
+                    print(f"survived: {program}:{line}: {new}", flush=True)
+                left = (time.monotonic() - start) / done * (len(found) - done) / 60
+                print(f"{done} of {len(found)}, {left:.0f} minutes left", file=sys.stderr)
+        passed, seconds = run(base, program, seconds, original)
+        if not passed:  # then some were killed by chance, or by what another has damaged
+            sys.exit(f"at last a test fails on the program as it is: {list(seconds)[-1:]}")
+    killed = len(found) - survived
+    print(f"{killed} of {len(found)} mutants killed, {killed / len(found):.1%}")
 
 
 if __name__ == "__main__":

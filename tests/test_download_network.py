@@ -5,7 +5,6 @@ import ssl
 import subprocess
 import time
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +19,7 @@ pytestmark = [pytest.mark.data, pytest.mark.usefixtures("data_dir")]
 FAULTS = {
     "drip": (1, "too slow: its time is up"),
     "drip-head": (1, "too slow: its time is up"),
-    "stall": (1, "no answer for 2 s"),
+    "stall": (1, "no answer for 1 s"),
     "stall-in-body": (3, "the connection broke, or stalled"),
     "206": (1, "HTTP 206 Partial Content"),
     "403": (1, "HTTP 403 Forbidden"),
@@ -65,31 +64,21 @@ IN_IDX = {
 }
 
 
-@pytest.fixture(scope="module")
-def outcome(data_dir, tmp_path_factory, request):
-    """What came of a fault of the mirror, or of an IDX file; eight are met at a time."""
-    base = tmp_path_factory.mktemp("faults")
-
-    def meet(fault):
-        folder, url, good = base / fault / "data", SERVER.url(fault), SERVER.url("good")
-        folder.mkdir(parents=True)
-        if fault in DAMAGES:
-            (base / fault / SMALL.idx).write_bytes(DAMAGES[fault](original(SMALL.idx)))
-            how = {"SYSTEM": str(base / fault), "ZALANDO": url}
-        else:
-            how = {"mirror": url, "COURSE": good}
-        if fault.startswith(("drip", "stall")):
-            how |= {"TIMEOUT": 2, "GRACE": 9}
-        end = run(folder, **how)
-        asked, next_asked = SERVER.asked(url), SERVER.asked(good)
-        return SimpleNamespace(folder=folder, url=url, asked=asked, next=next_asked, **vars(end))
-
-    items = [item for item in request.session.items if item.module is request.module]
-    specs = [item.callspec.params for item in items if hasattr(item, "callspec")]
-    with ThreadPoolExecutor(8) as pool:
-        faults = dict.fromkeys(spec["fault"] for spec in specs if "fault" in spec)
-        outcomes = {fault: pool.submit(meet, fault) for fault in faults}
-        yield lambda fault: outcomes[fault].result()
+def meet(fault, base):
+    """What comes of a fault of the mirror, or of an IDX file in the folder `base`."""
+    folder, url, good = base / "data", SERVER.url(fault), SERVER.url("good")
+    if fault in DAMAGES:
+        (base / SMALL.idx).write_bytes(DAMAGES[fault](original(SMALL.idx)))
+        how = {"SYSTEM": str(base), "ZALANDO": url}
+    else:
+        how = {"mirror": url, "COURSE": good}
+    if fault.startswith("drip"):
+        how["GRACE"] = 2
+    if fault.startswith("stall"):
+        how["TIMEOUT"] = 1
+    end = run(folder, **how)
+    asked, next_asked = SERVER.asked(url), SERVER.asked(good)
+    return SimpleNamespace(folder=folder, url=url, asked=asked, next=next_asked, **vars(end))
 
 
 def said_once(end, source, reason, times=1):
@@ -101,8 +90,8 @@ def said_once(end, source, reason, times=1):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_of_the_mirror_is_told_and_the_next_source_asked(outcome, fault):
-    (times, reason), end = FAULTS[fault], outcome(fault)
+def test_a_fault_of_the_mirror_is_told_and_the_next_source_asked(tmp_path, fault):
+    (times, reason), end = FAULTS[fault], meet(fault, tmp_path)
     assert right(end.folder, SMALL), f"wrong bytes were accepted, or none came:\n{end.err}"
     assert end.code == 0, end.err
     said_once(end, end.url, reason, times)
@@ -111,8 +100,8 @@ def test_a_fault_of_the_mirror_is_told_and_the_next_source_asked(outcome, fault)
 
 
 @pytest.mark.parametrize("fault", OVERCOME)
-def test_what_can_be_overcome_is(outcome, fault):
-    end = outcome(fault)
+def test_what_can_be_overcome_is(tmp_path, fault):
+    end = meet(fault, tmp_path)
     assert right(end.folder, SMALL), f"wrong bytes were accepted, or none came:\n{end.err}"
     assert end.code == 0, end.err
     assert len(end.asked) == OVERCOME[fault]
@@ -120,8 +109,8 @@ def test_what_can_be_overcome_is(outcome, fault):
 
 
 @pytest.mark.parametrize("fault", IN_IDX)
-def test_a_damaged_idx_file_is_told_and_refused(outcome, fault):
-    (times, reason), end = IN_IDX[fault], outcome(fault)
+def test_a_damaged_idx_file_is_told_and_refused(tmp_path, fault):
+    (times, reason), end = IN_IDX[fault], meet(fault, tmp_path)
     assert not list(end.folder.iterdir()), "wrong bytes were accepted"
     assert end.code == 1
     for source in (end.folder.parent, "Zalando's server"):
@@ -169,7 +158,7 @@ def test_the_proxy_of_the_environment_is_used_and_told_if_it_refuses(tmp_path):
     assert right(tmp_path, SMALL), end.err
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tls(tmp_path_factory):
     """A server over TLS for 127.0.0.1, and what it takes to trust it."""
     folder = tmp_path_factory.mktemp("certificate")

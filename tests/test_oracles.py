@@ -126,7 +126,7 @@ def agree(figures, others):
     return np.allclose(figures, others, rtol=0, atol=1e-4)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def by_loops(run):
     """The right figures, and those of each mistake."""
     asked = {}

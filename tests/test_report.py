@@ -222,7 +222,7 @@ def test_lbfgs_nears_the_reported_optimum_from_above(real):
 # --- The document ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def build():
     """report/build.py, if what it needs is there in the pinned versions."""
     requirements = (REPORT / "requirements.txt").read_text()

@@ -11,7 +11,7 @@ from softmax_sgd import Curves, Grid, best_point, evaluate, search, split
 GRID = Grid(batch_sizes=(8, 15), learning_rates=(0.05, 0.5), alphas=(0.0, 0.03, 0.3), epochs=8)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def examples():
     """Two hundred noisy examples in float32, on which models overfit: X, y, train, validation."""
     rng = np.random.default_rng(7)
@@ -20,7 +20,7 @@ def examples():
     return X, y, *split(200, 0.2, np.random.default_rng(0))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def found(examples):
     return search(*examples, GRID, seed=3)
 
