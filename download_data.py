@@ -30,7 +30,6 @@ import subprocess
 import tempfile
 import threading
 import time
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -159,20 +158,19 @@ def mismatch(path: Path, file: File) -> str | None:
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         return error.strerror
-    if sha256 != file.sha256:
-        return f"wrong content (MNIST, or an older version?): its SHA-256 is {sha256}"
-    return None
+    wrong = f"wrong content (MNIST, or an older version?): its SHA-256 is {sha256}"
+    return None if sha256 == file.sha256 else wrong
 
 
 def fetch(file: File, name: str, source: Callable, part: Path, target: Path) -> None:
     """Store the file as `target`, by way of `part`. Raises Refused, or OSError from the disk."""
     seconds = GRACE + file.size / MIN_RATE
-    for attempt in range(1, ATTEMPTS + 1):
+    for left in reversed(range(ATTEMPTS)):
         try:
             write_verified(until_deadline(source(file), seconds), file, part)
             break
         except Broken as error:
-            if attempt == ATTEMPTS:
+            if not left:
                 raise Refused(f"{error}, {ATTEMPTS} times") from None
             log(f"{name}: {file.name}: {error}; again in {PAUSE} s", live=True)
             time.sleep(PAUSE)
@@ -189,9 +187,9 @@ def write_verified(chunks: Iterator[bytes], file: File, part: Path) -> None:
             if size > file.size:
                 raise Refused(f"more than the {file.size} bytes expected")
             output.write(chunk)
-            rate = size / (time.monotonic() - start + 1e-3)
-            left = f"{rate / 1e6:.1f} MB/s  {(file.size - size) / (rate + 1):.0f} s left"
-            log(f"{file.name}  {size / 1e6:.1f} of {file.size / 1e6:.1f} MB  {left}", live=True)
+            left = (time.monotonic() - start) / size * (file.size - size)
+            done = f"{size / 1e6:.1f} of {file.size / 1e6:.1f} MB, {left:.0f} s left"
+            log(f"{file.name}: {done}", live=True)
     if size < file.size:
         raise Broken(f"cut short: {size} bytes of {file.size}")
     if wrong := mismatch(part, file):
@@ -383,9 +381,7 @@ def read_npy(path: Path, dimensions: int, highest: int) -> np.ndarray:
         with open(path, "rb") as content:
             if np.lib.format.read_magic(content) != (1, 0):
                 raise ValueError("not of format 1.0, in which np.save writes numbers")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # as of headers that Python 2 wrote
-                shape, by_columns, dtype = np.lib.format.read_array_header_1_0(content)
+            shape, by_columns, dtype = np.lib.format.read_array_header_1_0(content)
             if dtype.kind not in "buif" or len(shape) != dimensions or min(shape) < 1:
                 wanted = f"real numbers in {dimensions} dimensions"
                 raise ValueError(f"{dtype} of shape {shape}, not {wanted}")
@@ -425,7 +421,7 @@ def log(line: str, live: bool = False) -> None:
             return
         live = False
     with contextlib.suppress(OSError):
-        print(line, end="" if live else "\n", file=sys.stderr, flush=True)
+        print(line, end="" if live else "\n", file=sys.stderr)
     last_line = time.monotonic()
 
 

@@ -114,9 +114,9 @@ FAULTS = {
     "compressed": lambda body: [whole(gzip.compress(body), "Content-Encoding: gzip")],
     "mislabelled": lambda body: [whole(body, "Content-Encoding: gzip")],
     "not-http": lambda body: [b"220 Welcome to FTP\r\n" * 10],
-    "control-characters": lambda body: [b"HTTP/1.1 404 \x1b[2J\rAll is well\r\n\r\n"],
+    "control-characters": lambda body: [b"HTTP/1.1 404 \x1b[2J\rSo, " + b"so " * 999 + b"\r\n\r\n"],
 }
-for status in 206, 403, 404, 408, 503:
+for status in 206, 403, 404, 408, 500, 503:
     FAULTS[str(status)] = lambda body, status=status: [whole(body, status=status)]
 
 # What may be wrong with a gzipped IDX file, made of the right one.
@@ -290,9 +290,10 @@ def unprivileged() -> tuple:
     return prefix
 
 
-def until(condition) -> None:
-    """Wait for the condition to hold."""
+def until(condition, process=None) -> None:
+    """Wait for the condition to hold, at most as long as the process runs."""
     deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, "what the test waits for never came"
+        over = time.monotonic() > deadline or (process and process.poll() is not None)
+        assert not over, "what the test waits for never came"
         time.sleep(0.01)

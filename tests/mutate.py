@@ -2,13 +2,11 @@
 
     python tests/mutate.py softmax_sgd.py       # or download_data.py
 
-Each mutant meets the test files that name the program, the fast tests first, up to the first
-failure; a test that hangs has failed. Printed are the mutants that survive, and the share of those
-killed.
+Each mutant meets the test files that name the program, those tests first that failed last, then the
+fastest, up to the first failure. Printed are the mutants that survive, and the share of the killed.
 """
 
 import ast
-import contextlib
 import os
 import shutil
 import signal
@@ -23,137 +21,107 @@ from pathlib import Path
 
 import hypothesis.extra.numpy  # noqa: F401  (once, for all processes that are forked)
 import pytest
+import threadpoolctl
 
-ROOT = Path(__file__).resolve().parent.parent
-NOTICED = deque(maxlen=5)  # in each worker: the tests that failed last, which are tried earlier
-SWAPS = {
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult,
-    ast.FloorDiv: ast.Mult, ast.And: ast.Or, ast.Or: ast.And,
-}  # fmt: skip
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS = {}  # that each test takes on the program as it is
+NOTICED = deque(maxlen=5)  # the tests that failed last
+PAIRS = "Pow Mult,FloorDiv Mult,Mult Div,Add Sub,Lt LtE,Gt GtE,Eq NotEq,Is IsNot,In NotIn,And Or"
+SWAPS = {a: b for pair in PAIRS.split(",") for a, b in (pair.split(), pair.split()[::-1])}
 
 
 def variants(node, field):
     """Yield wrong versions of a node, which is in this field of another."""
-    if type(node) in SWAPS:
-        yield SWAPS[type(node)]()
+    if swap := SWAPS.get(type(node).__name__):
+        yield getattr(ast, swap)()
     if field in ("test", "ifs"):
         yield ast.UnaryOp(ast.Not(), node)
     match node:
         case ast.UnaryOp():
             yield node.operand
-        case ast.Constant(bool(value)):
-            yield ast.Constant(not value)
-        case ast.Constant(int(value) | float(value)):
-            yield ast.Constant(value + 1)
+        case ast.Constant(bool(value) | int(value) | float(value)):
+            yield ast.Constant(not value if isinstance(value, bool) else value + 1)
         case ast.Call():
             for keyword in node.keywords:
                 yield ast.Call(node.func, node.args, [k for k in node.keywords if k is not keyword])
         case ast.Return(value) if value and ast.unparse(value) != "None":
             yield ast.Return()
-        case ast.Expr(ast.Constant()):
-            pass  # a docstring
-        case ast.Expr() | ast.AugAssign() | ast.Delete() | ast.Raise() | ast.Return():
+        case ast.Expr(ast.Call() | ast.Yield() | ast.YieldFrom()) | ast.Raise() | ast.Return():
             yield ast.Pass()
-        case ast.Continue() | ast.Break():
+        case ast.AugAssign() | ast.Delete() | ast.Continue() | ast.Break():
             yield ast.Pass()
 
 
-def mutants(node, top, line=0):
-    """Yield (line, source) for each wrong version of each node below `node`."""
+def mutants(node, top):
+    """Yield the source of `top` with each wrong version of each node below, but in f-strings."""
     for field, value in ast.iter_fields(node):
-        if field in ("annotation", "returns") or isinstance(node, ast.JoinedStr):
-            continue
         children = value if isinstance(value, list) else [value]
         for i, child in enumerate(children):
-            if isinstance(child, ast.AST):
-                at = getattr(child, "lineno", line)
+            if isinstance(child, ast.AST) and not isinstance(node, ast.JoinedStr):
                 for children[i] in variants(child, field):
                     setattr(node, field, value if children is value else children[i])
-                    yield at, ast.unparse(top)
+                    yield ast.unparse(top)
                 children[i] = child
                 setattr(node, field, value)
-                yield from mutants(child, top, at)
+                yield from mutants(child, top)
 
 
-class Watch:
-    """A plugin of pytest: puts the tests in order, logs the start of each, ends what hangs."""
-
-    def __init__(self, seconds, log):
-        self.seconds, self.log = seconds, log
-        self.limit = round(10 + 3 * max(seconds.values(), default=60))
-
-    def pytest_collection_modifyitems(self, items):
-        weight = {test: 0.1 for test in NOTICED}
-        items.sort(key=lambda i: self.seconds.get(i.nodeid, 0) * weight.get(i.nodeid, 1))
-
-    def pytest_runtest_logstart(self, nodeid):
-        os.write(self.log, f"{time.monotonic()} {nodeid}\n".encode())
-        signal.alarm(self.limit)
+def pytest_collection_modifyitems(items):
+    """A hook: put those tests first that may soon notice."""
+    items.sort(key=lambda i: SECONDS.get(i.nodeid, 0) * (0.1 if i.nodeid in NOTICED else 1))
 
 
-def run_pytest(program, seconds, folder):
-    """Run the tests in a process of their own, which it ends."""
-    try:
-        os.setsid()
-        os.chdir(folder / "project")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-        watch = Watch(seconds, os.open(folder / "log", os.O_WRONLY | os.O_CREAT))
-        signal.alarm(60)  # for the tests to be collected
-        files = [str(f) for f in Path("tests").glob("test_*") if program[:-3] in f.read_text()]
-        os._exit(pytest.main(["-xq", "-p", "no:cacheprovider", *files], plugins=[watch]))
-    finally:
-        os._exit(1)
+def pytest_runtest_logstart(nodeid):
+    """A hook: note when a test begins, and end it should it hang."""
+    with open(Path(tempfile.tempdir, "log"), "a") as log:
+        print(time.monotonic(), nodeid, file=log)
+    signal.alarm(round(5 + 3 * max(SECONDS.values(), default=20)))
 
 
-def run(base, program, seconds, source):
-    """Run the tests on a source; return whether they pass, and the seconds that each took."""
+def run(base, program, source):
+    """Run the tests on a source; return when each began, and "passed" if all did."""
     with tempfile.TemporaryDirectory(dir=base.parent, ignore_cleanup_errors=True) as folder:
-        project = Path(folder, "project")
-        shutil.copytree(base, project, copy_function=os.link)
-        (project / program).unlink()  # rather than write through the link
-        (project / program).write_text(source)
+        shutil.copytree(base, f"{folder}/project", copy_function=os.link)
         if (child := os.fork()) == 0:
-            run_pytest(program, seconds, Path(folder))
-        try:
-            _, status = os.waitpid(child, 0)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child, signal.SIGKILL)
-        log = [*Path(folder, "log").read_text().splitlines(), f"{time.monotonic()} the end"]
-    begun = [(float(begin), test) for begin, test in (line.split(maxsplit=1) for line in log)]
-    took = {test: end - begin for (begin, test), (end, _) in pairwise(begun)}
-    if status:
-        NOTICED.extend(list(took)[-1:])
-    return status == 0, took
+            os.setsid()  # a group of processes, which ends as one
+            try:
+                signal.signal(signal.SIGALRM, lambda *_: os.killpg(0, signal.SIGKILL))
+                os.chdir(f"{folder}/project")
+                Path(program).write_text(source)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                os.environ["TMPDIR"] = tempfile.tempdir = folder
+                pytest_runtest_logstart("the tests' collection")
+                files = (f for f in Path("tests").glob("test_*") if program[:-3] in f.read_text())
+                if pytest.main(["-xq", *map(str, files)], [sys.modules[__name__]]) == 0:
+                    pytest_runtest_logstart("passed")
+            finally:
+                os.killpg(0, signal.SIGKILL)
+        os.waitpid(child, 0)
+        log = [line.split(maxsplit=1) for line in Path(folder, "log").read_text().splitlines()]
+    NOTICED.append(log[-1][1])
+    return {test: float(begin) for begin, test in log}
 
 
 def main(program):
     tree = ast.parse((ROOT / program).read_text())
-    original, found, survived = ast.unparse(tree), list(mutants(tree, tree)), 0
+    original, found, killed = ast.unparse(tree).splitlines(), list(mutants(tree, tree)), 0
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder).resolve() / "base"
-        shutil.copytree(ROOT, base, ignore=shutil.ignore_patterns(".*", "__pycache__"))
-        passed, seconds = run(base, program, {}, original)
-        if not passed:
-            sys.exit(f"a test fails on the program as it is: {list(seconds)[-1:]}")
+        shutil.copytree(ROOT, base, ignore=shutil.ignore_patterns(".*", "__pycache__", program))
+        begun = run(base, program, "\n".join(original))
+        assert "passed" in begun, f"a test fails on the program as it is: {list(begun)[-1]}"
+        SECONDS.update((test, end - begin) for (test, begin), (_, end) in pairwise(begun.items()))
+        threadpoolctl.threadpool_limits(1)  # the mutants share the cores
         start = time.monotonic()
         with get_context("fork").Pool() as pool:
-            results = pool.imap(partial(run, base, program, seconds), [new for _, new in found])
-            for done, ((line, source), (passed, _)) in enumerate(zip(found, results), 1):
-                if passed:
-                    survived += 1
-                    pairs = zip(original.splitlines(), source.splitlines())
-                    new = next(b.strip() for a, b in pairs if a != b)
-                    print(f"survived: {program}:{line}: {new}", flush=True)
+            logs = pool.imap(partial(run, base, program), found)
+            for done, (source, begun) in enumerate(zip(found, logs), 1):
+                killed += "passed" not in begun
+                if "passed" in begun:
+                    old, new = next(p for p in zip(original, source.splitlines()) if p[0] != p[1])
+                    print(f"survived: {old.strip()}  ->  {new.strip()}", flush=True)
                 left = (time.monotonic() - start) / done * (len(found) - done) / 60
                 print(f"{done} of {len(found)}, {left:.0f} minutes left", file=sys.stderr)
-        passed, seconds = run(base, program, seconds, original)
-        if not passed:  # then some were killed by chance, or by what another has damaged
-            sys.exit(f"at last a test fails on the program as it is: {list(seconds)[-1:]}")
-    killed = len(found) - survived
     print(f"{killed} of {len(found)} mutants killed, {killed / len(found):.1%}")
 
 

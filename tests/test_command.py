@@ -210,16 +210,33 @@ def test_a_wrong_option_is_named_with_the_usage(monkeypatch, capsys, arguments):
     assert shown.out == ""
 
 
-def test_help_shows_every_default(monkeypatch, capsys):
+def test_the_ends_of_the_ranges_are_allowed(monkeypatch):
+    at_least = parse(monkeypatch, "--epochs", 1, "--seed", 0, "--alphas", 0, "--workers", 1)
+    assert (at_least.epochs, at_least.seed, at_least.alphas, at_least.workers) == (1, 0, [0], 1)
+    assert parse(monkeypatch, "--epochs", 10**9).epochs == 10**9
+
+
+def test_help_shows_the_usage_and_every_default(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "999")
     with pytest.raises(SystemExit):
         parse(monkeypatch, "--help")
     shown = capsys.readouterr().out
+    assert shown.startswith(
+        "usage: softmax_sgd.py [-h] [--batch-sizes N [N ...]] [--learning-rates R [R ...]] "
+        "[--alphas A [A ...]] [--epochs N] [--validation-fraction F] [--seed N] [--workers N] "
+        "[--data-dir DIR] [--output DIR]\n"
+    )
     for default in (*Grid(), 0.2, 0):
         assert f"(default: {default})" in shown
+    assert f"(default: {parse(monkeypatch).workers})" in shown
     assert str(softmax_sgd.DATA) in shown
+    assert "results.json, model.npz, curves.npz" in shown
     assert "Train softmax regression" in shown
     assert shown.count("  python softmax_sgd.py") == 2
+
+
+def test_a_minibatch_may_hold_all_images(own_files):
+    assert command("--data-dir", own_files, "--batch-sizes", 48).returncode == 0
 
 
 @pytest.mark.parametrize("arguments", [("--batch-sizes", 49), ("--validation-fraction", 0.999)])
@@ -240,11 +257,18 @@ def test_every_model_diverged(run):
 # --- Where it runs --------------------------------------------------------------------------------
 
 
+def interpreted(code, *arguments, **how):
+    """Run the code in a new interpreter, in which nobody has set the threads of BLAS."""
+    environment = {name: v for name, v in os.environ.items() if not name.endswith("_THREADS")}
+    line = [sys.executable, "-c", code, *map(str, arguments)]
+    environment |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(line, env=environment, capture_output=True, text=True, **how)
+
+
 def started(before, *arguments):
     """Run the program in an interpreter in which the statements `before` were executed."""
     code = f"import runpy, sys; {before}; runpy.run_path('softmax_sgd.py', run_name='__main__')"
-    line = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    return interpreted(code, *arguments, cwd=ROOT)
 
 
 def test_a_missing_numpy_or_an_old_python_is_told_in_one_line():
@@ -254,6 +278,7 @@ def test_a_missing_numpy_or_an_old_python_is_told_in_one_line():
     done = started("sys.version_info, sys.version = (3, 9, 6), '3.9.6 (default)'", "--help")
     wanted = "Python 3.10 or newer is needed; this is Python 3.9.6.\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", wanted)
+    assert started("sys.version_info = (3, 10, 0)", "--help").returncode == 0
     for program in ("softmax_sgd.py", "download_data.py"):  # which an old Python can read so far
         ast.parse((ROOT / program).read_text(encoding="utf-8"), feature_version=(3, 8))
 
@@ -293,7 +318,7 @@ def test_only_the_folder_beside_the_script_is_completed(tmp_path, place):
 
 def test_there_is_a_worker_for_each_core_that_may_be_used(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5}, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", {0: {0, 2, 5}}.get, raising=False)  # 0 is we
     assert parse(monkeypatch).workers == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     assert parse(monkeypatch).workers == 7
@@ -308,11 +333,7 @@ def test_blas_has_one_thread_for_each_worker():
 
 def test_importing_does_nothing(tmp_path):
     code = "import os; was = dict(os.environ); import softmax_sgd; print(was == dict(os.environ))"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    for name in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM"):
-        environment.pop(f"{name}_THREADS", None)
-    line = [sys.executable, "-c", code]
-    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = interpreted(code, cwd=tmp_path)
     assert (done.stdout, done.stderr) == ("True\n", ""), "a notebook loses its BLAS threads"
     assert list(tmp_path.iterdir()) == []
 
@@ -321,9 +342,13 @@ def test_importing_does_nothing(tmp_path):
 
 
 @posix
-def test_a_reader_of_stdout_may_leave(run):
-    line = [*PROGRAM, *map(str, run.options)]
+@pytest.mark.parametrize("lines", [0, 1])
+def test_a_reader_of_stdout_may_leave(run, lines):
+    """At once, or when the heading is read."""
+    line = [*PROGRAM, *map(str, run.options), "--epochs", "200"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        for _ in range(lines):
+            child.stdout.readline()
         child.stdout.close()
         stderr = child.stderr.read()
     assert "Error" not in stderr

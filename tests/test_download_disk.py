@@ -1,12 +1,16 @@
 """The downloader against files that are there, and disks that take nothing."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 
 import faulty_server
 import pytest
 from faulty_server import FILES, SERVER, SMALL, listing, original, right, run, start
+
+import download_data
 
 pytestmark = [pytest.mark.data, pytest.mark.usefixtures("data_dir")]
 
@@ -20,6 +24,23 @@ def test_valid_files_need_no_network_and_no_write(tmp_path):
     assert end.err == f"{tmp_path}: all four files are there and verified\n"
     assert listing(tmp_path) == before
     assert not SERVER.asked(mirror)
+
+
+def test_without_options_the_data_are_those_beside_the_script(data_dir, tmp_path):
+    line = [sys.executable, data_dir.parent / "download_data.py"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    told = f"{data_dir}: all four files are there and verified\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", told)
+
+
+def test_help_shows_the_usage():
+    line, wide = [sys.executable, download_data.__file__, "--help"], os.environ | {"COLUMNS": "999"}
+    shown = subprocess.run(line, env=wide, capture_output=True, text=True).stdout
+    usage = "download_data.py [--data-dir DIR] [--mirror URL]"
+    assert usage in download_data.__doc__
+    assert f"{usage.replace(' ', ' [-h] ', 1)}\n\nFetch the four" in shown
+    assert str(download_data.DATA) in shown
+    assert "asked first" in shown
 
 
 DAMAGES = {
@@ -49,12 +70,24 @@ def test_a_damaged_file_is_named_and_stays_until_it_is_replaced(tmp_path, damage
     assert SERVER.asked(mirror) == [SMALL.name] * 2, "more than the damaged file was fetched"
 
 
-IN_THE_WAY = "{file}: .*. Only a regular file is replaced"
+def test_a_file_that_may_not_be_read_is_replaced(tmp_path):
+    path, prefix = tmp_path / SMALL.name, faulty_server.unprivileged()
+    path.write_bytes(original(SMALL.name))
+    path.chmod(0)
+    end = run(tmp_path, mirror=SERVER.url("good"), prefix=prefix)
+    assert end.err.startswith(f"{path}: Permission denied; fetching it again\n"), end.err
+    assert right(tmp_path, SMALL)
+
+
+IN_THE_WAY = "{file}: %s. Only a regular file is replaced"
 UNUSABLE = "cannot store the data in {folder}: .*--data-dir DIR"
 HINDRANCES = {
-    "a link to a damaged file": (IN_THE_WAY, lambda file: file.symlink_to(__file__)),
-    "a link to nothing": (IN_THE_WAY, lambda file: file.symlink_to("nothing")),
-    "a folder of a file's name": (IN_THE_WAY, lambda file: file.mkdir()),
+    "a link to a damaged file": (
+        IN_THE_WAY % r"\d+ bytes, not 40128",
+        lambda file: file.symlink_to(__file__),
+    ),
+    "a link to nothing": (IN_THE_WAY % "not a file", lambda file: file.symlink_to("nothing")),
+    "a folder of a file's name": (IN_THE_WAY % "not a file", lambda file: file.mkdir()),
     "a folder that may not be written": (UNUSABLE, lambda file: file.parent.chmod(0o555)),
     "a parent that may not be entered": (UNUSABLE, lambda file: file.parent.parent.chmod(0)),
 }

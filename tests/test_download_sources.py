@@ -106,7 +106,10 @@ def test_the_package_is_unpacked_in_a_temporary_folder(tmp_path, package):
     esac"""
     dpkg_deb = f"""test "$1 $2 $3" = "-x the.deb ." || exit
         mkdir -p {PACKED} && cp {tmp_path}/{SMALL.idx} {PACKED}"""
-    end = run(tmp_path / "data", env=package(apt_get, dpkg_deb))
+    show = "d.log = lambda line, live=False: print('live: ' * live + line, file=sys.stderr)"
+    time_enough, env = {"GRACE": 60, "MIN_RATE": 10**9}, package(apt_get, dpkg_deb)
+    end = run(tmp_path / "data", env=env, before=show, **time_enough)
+    assert "\nlive: dataset-fashion-mnist from the system's package mirror\n" in end.err
     assert f"{SMALL.name}: 0.04 MB from the system's package mirror, verified" in end.err
     assert right(tmp_path / "data", SMALL)
 
@@ -135,7 +138,7 @@ def test_apt_get_ends_with_us(tmp_path, package):
     pid = tmp_path / "pid"
     env = package(f"head -c 1000000 /dev/zero; echo $$ > {pid}; exec sleep 600")
     process = start(tmp_path / "data", env=env)
-    until(lambda: pid.exists() and pid.read_text())
+    until(lambda: pid.exists() and pid.read_text(), process)
     process.send_signal(signal.SIGTERM)
     assert end(process).code == 143
     with pytest.raises(ProcessLookupError):

@@ -1,5 +1,8 @@
 """Lemmas on the split, the grid search and the choice of the winner."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -113,6 +116,24 @@ def test_progress_counts_every_point(examples):
     assert set(total) == {curves.cross_entropy.size} == {done[-1]}
     assert list(done) == sorted(set(done))
     assert lowest[-1] == curves.cross_entropy.min()
+
+
+def test_an_interrupted_search_ends_at_once(examples, monkeypatch):
+    """What waits is neither trained nor measured, and no thread is left."""
+    measured, threads = [], set(threading.enumerate())
+
+    def measure_slowly(*model):
+        measured.append(time.sleep(0.01))
+        return evaluate(*model)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(softmax_sgd, "evaluate", measure_slowly)
+    with pytest.raises(KeyboardInterrupt) as _interrupted:  # which keeps the workers' pool alive
+        search(*examples, GRID._replace(batch_sizes=range(1, 51)), 3, 2, interrupt)
+    assert len(measured) < 25
+    assert set(threading.enumerate()) <= threads
 
 
 # --- The winner -----------------------------------------------------------------------------------
