@@ -30,6 +30,7 @@ def central_differences(f, array, h=1e-5):
 
 # What is often had in place of the right dW and db.
 MISTAKES = {
+    "Ŷ - Y has the wrong sign": lambda dW, db, p, alpha: (2 * alpha * p.W - dW, -db),
     "alpha is missing": lambda dW, db, p, alpha: (dW - alpha * p.W, db),
     "alpha is divided by n": lambda dW, db, p, alpha: (dW - alpha * p.W * (1 - 1 / len(p.X)), db),
     "alpha has the wrong sign": lambda dW, db, p, alpha: (dW - 2 * alpha * p.W, db),
