@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 
 import pytest
 from faulty_server import FILES, SERVER, SMALL, end, original, right, run, start, until
@@ -112,6 +113,23 @@ def test_the_package_is_unpacked_in_a_temporary_folder(tmp_path, package):
     assert "\nlive: dataset-fashion-mnist from the system's package mirror\n" in end.err
     assert f"{SMALL.name}: 0.04 MB from the system's package mirror, verified" in end.err
     assert right(tmp_path / "data", SMALL)
+
+
+def test_what_cannot_be_removed_costs_no_data(tmp_path, package):
+    """Another program may hold a file; here it is a disk, mounted in the temporary folder."""
+    folder = tmp_path / "data"
+    (tmp_path / SMALL.idx).write_bytes(original(SMALL.idx))
+    dpkg_deb = (
+        f"mkdir -p held {PACKED}; mount -t tmpfs tmpfs held; cp {tmp_path}/{SMALL.idx} {PACKED}"
+    )
+    process = start(folder, env=package("touch the.deb", dpkg_deb))
+    _, err = process.communicate(timeout=60)
+    held = list(folder.glob("*/held"))
+    if not held:
+        pytest.skip("mounting is not permitted")
+    subprocess.run(["umount", *held], check=True)
+    assert process.returncode == 0, err
+    assert right(folder, SMALL)
 
 
 CANNOT_BE_HAD = {
