@@ -14,7 +14,11 @@ whose last term is not divided by n and leaves the biases b out. With an example
 each row of Ŷ, and its one-hot label in that row of Y, its gradients (problem 2 of the assignment,
 derived in report.pdf) are
 
-    dW = 1/n Xᵀ(Ŷ − Y) + αW,    db = the mean of the rows of Ŷ − Y                        (3)
+    dW = Xᵀ(Ŷ − Y)/n + αW,    db = the sum of the rows of (Ŷ − Y)/n                       (3)
+
+A step of SGD at the learning rate ε takes W to W − ε dW and b to b − ε db, that is,
+
+    W ← (1 − εα)W − Xᵀ ε(Ŷ − Y)/n,    b ← b − the sum of the rows of ε(Ŷ − Y)/n           (4)
 
 Conventions
 
@@ -26,8 +30,9 @@ Conventions
     alpha, learning_rate, and every measure     a number; for a stack (K,)
 
 The functions of the model compute in the dtype of W, b and X; only the measures are averaged in
-float64. They change none of their arguments. Two things make them fast: one wide product serves a
-whole stack, and the class axis comes first, (c, n) or (c, K, n), as a short last axis is slow.
+float64. They change none of their arguments. Three things make them fast: one wide product serves
+a whole stack; the class axis comes first, (c, n) or (c, K, n), as a short last axis is slow; and a
+step passes over W, by far the largest of its arrays where minibatches are small, only twice.
 """
 
 import os
@@ -46,7 +51,6 @@ import math
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,6 +61,7 @@ from download_data import DataError, ensure, log, read_npy, run
 import numpy as np  # isort: skip - after download_data, which says it plainly if it is missing
 
 CLASSES = 10  # c of the models that are trained here
+MAX_STACK = 16  # the largest K: more are not faster, and leave fewer stacks for the cores to share
 DATA = Path(__file__).resolve().with_name("data")
 
 # --- Data -----------------------------------------------------------------------------------------
@@ -98,35 +103,34 @@ def load(data_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarra
 # --- Model ----------------------------------------------------------------------------------------
 
 
-def log_softmax(W, b, X) -> np.ndarray:
-    """log ŷ of equation (1), for each class and example: (c, n), or (c, K, n).
-
-    The largest logit is subtracted from all: that cancels in (1), and no exp can overflow.
-    """
+def logits(W, b, X) -> np.ndarray:
+    """z of equation (1), less its largest, so that no exp can overflow: (c, n), or (c, K, n)."""
     Z = X @ W.reshape(len(W), -1)  # (n, m) @ (m, cK)
     Z = np.ascontiguousarray(Z.T).reshape(*b.shape, len(X))
     Z += b[..., None]
     Z -= Z.max(axis=0)
-    Z -= np.log(np.exp(Z).sum(axis=0))
     return Z
 
 
-def at_labels(y) -> tuple:
-    """The index that picks, from an array over classes and examples, each example's own class.
+def softmax(W, b, X) -> np.ndarray:
+    """ŷ of equation (1), from which what `logits` subtracts cancels; in their shape."""
+    Yhat = np.exp(logits(W, b, X))
+    return Yhat / Yhat.sum(axis=0)
 
-    What it picks from (c, n) is (n,), and from (c, K, n) it is (n, K).
-    """
+
+def at_labels(y) -> tuple:
+    """The index of each example's own class: of (c, n) it picks (n,), and of (c, K, n) (n, K)."""
     if y.ndim != 1:
         raise ValueError(f"y has the shape {y.shape}, not (n,); one-hot labels? y.argmax(axis=1)")
     return y, ..., np.arange(len(y))
 
 
 def evaluate(W, b, X, y) -> tuple[np.ndarray, np.ndarray]:
-    """The cross-entropy and the accuracy, from one pass."""
-    log_yhat = log_softmax(W, b, X)
-    # 0 - mean, and not -mean: a perfect model then has 0, not -0.
-    cross_entropy = 0 - log_yhat[at_labels(y)].mean(axis=0, dtype=np.float64)
-    return cross_entropy, (log_yhat.argmax(axis=0) == y).mean(axis=-1)
+    """The cross-entropy, the mean of log Σ_j exp z_j - z_y, and the accuracy, from one pass."""
+    Z = logits(W, b, X)
+    log_sums, at_y = np.log(np.exp(Z).sum(axis=0)), Z[at_labels(y)]
+    cross_entropy = log_sums.mean(axis=-1, dtype=np.float64) - at_y.mean(axis=0, dtype=np.float64)
+    return cross_entropy, (Z.argmax(axis=0) == y).mean(axis=-1)
 
 
 def cross_entropy(W, b, X, y) -> np.ndarray:
@@ -139,14 +143,22 @@ def loss(W, b, X, y, alpha) -> np.ndarray:
     return cross_entropy(W, b, X, y) + np.multiply(alpha, np.square(W).sum(axis=(0, 1))) / 2
 
 
+def residuals(W, b, X, y) -> np.ndarray:
+    """(Ŷ - Y)/n, for each class and example: (c, n), or (c, K, n)."""
+    D = softmax(W, b, X)
+    D[at_labels(y)] -= 1
+    return D / len(X)
+
+
+def over_examples(X, D) -> np.ndarray:
+    """XᵀD for D of (c, n) or (c, K, n): the sum over the examples, (m, c) or (m, c, K)."""
+    return (X.T @ D.reshape(-1, len(X)).T).reshape(-1, *D.shape[:-1])  # (m, n) @ (n, cK)
+
+
 def gradients(W, b, X, y, alpha) -> tuple[np.ndarray, np.ndarray]:
     """(dW, db) of the loss, by equation (3)."""
-    D = np.exp(log_softmax(W, b, X))
-    D[at_labels(y)] -= 1  # Ŷ - Y
-    D /= len(X)
-    dW = (X.T @ D.reshape(-1, len(X)).T).reshape(W.shape)  # (m, n) @ (n, cK)
-    dW += alpha * W
-    return dW, D.sum(axis=-1)
+    D = residuals(W, b, X, y)
+    return over_examples(X, D) + alpha * W, D.sum(axis=-1)
 
 
 # --- Stochastic gradient descent ------------------------------------------------------------------
@@ -160,15 +172,16 @@ def minibatches(rows, batch_size: int, rng: np.random.Generator) -> Iterator[np.
 
 
 def sgd(W, b, X, y, alpha, learning_rate, batches: Iterable) -> tuple[np.ndarray, np.ndarray]:
-    """(W, b) after a gradient step for each of `batches`, which hold row numbers of X and y."""
+    """(W, b) after step (4) for each of `batches`, which hold row numbers of X and y."""
     W, b = W.copy(), b.copy()
-    # Spread to the shape of W once, which is faster than broadcasting at every step.
-    alpha, learning_rate = np.full_like(W, alpha), np.full_like(W, learning_rate)
+    shrink = np.full_like(W, 1 - learning_rate * alpha)  # spread once, which is faster
+    learning_rate = np.asarray(learning_rate, b.dtype)[..., None]  # for each model and example
     for rows in batches:
-        dW, db = gradients(W, b, X.take(rows, axis=0), y[rows], alpha)  # X[rows], but faster
-        dW *= learning_rate
-        W -= dW
-        b -= learning_rate[0] * db  # [0]: in the shape of b
+        batch = X.take(rows, axis=0)  # X[rows], but faster
+        D = learning_rate * residuals(W, b, batch, y[rows])
+        W *= shrink
+        W -= over_examples(batch, D)
+        b -= D.sum(axis=-1)
     return W, b
 
 
@@ -182,9 +195,6 @@ class Grid(NamedTuple):
     learning_rates: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05)
     alphas: tuple[float, ...] = (0.0, 1e-5, 1e-4, 1e-3)
     epochs: int = 60
-
-
-MAX_STACK = 16  # models; a wider stack is not faster, and leaves fewer to share among the cores
 
 
 class Curves(NamedTuple):
@@ -213,55 +223,51 @@ def search(
     stack with the number of points done, that of all, and the lowest cross-entropy so far.
     """
     X_validation, y_validation = X[validation], y[validation]
-    models = np.array(list(itertools.product(grid.learning_rates, grid.alphas)))
+    learning_rates, alphas = np.array([*itertools.product(grid.learning_rates, grid.alphas)]).T
+    shape = len(grid.batch_sizes), len(alphas)
+    measures, lowest = np.full((2, *shape, grid.epochs), np.nan), np.full(shape, np.inf)
+    # The loss is convex, so any start will do, and zero is as good as another.
+    best_W = np.zeros((X.shape[1], CLASSES, *shape), X.dtype)
+    best_b = np.zeros((CLASSES, *shape), X.dtype)
     stopped = threading.Event()
 
-    def train_stack(batch_size, learning_rate, alpha):
-        """Train for one epoch at each `next`, and yield what was measured and is best so far."""
-        K = len(alpha)
+    def train_stack(i: int, models: slice):
+        """Train for an epoch at each `next`, and yield the number of the models."""
+        batch_size = grid.batch_sizes[i]
         rng = np.random.default_rng([seed, batch_size])
-        # The loss is convex, so any start will do, and zero is as good as another.
-        W, b = np.zeros((X.shape[1], CLASSES, K), X.dtype), np.zeros((CLASSES, K), X.dtype)
-        lowest, best_W, best_b = np.full(K, np.inf), W, b
-        measures = np.full((2, K, grid.epochs), np.nan)
+        W, b = best_W[..., i, models], best_b[..., i, models]
         for epoch in range(grid.epochs):
             batches = minibatches(train, batch_size, rng)
             batches = itertools.takewhile(lambda _: not stopped.is_set(), batches)
             with np.errstate(over="ignore", invalid="ignore"):  # models may diverge
-                W, b = sgd(W, b, X, y, alpha, learning_rate, batches)
-                measures[..., epoch] = evaluate(W, b, X_validation, y_validation)
-            now = measures[0, :, epoch]
-            best_W, best_b = np.where(now < lowest, W, best_W), np.where(now < lowest, b, best_b)
-            lowest = np.where(now < lowest, now, lowest)
-            yield measures, best_W, best_b, lowest
+                W, b = sgd(W, b, X, y, alphas[models], learning_rates[models], batches)
+                measures[:, i, models, epoch] = evaluate(W, b, X_validation, y_validation)
+            now = measures[0, i, models, epoch]
+            better = now < lowest[i, models]
+            for best, new in ((lowest, now), (best_W, W), (best_b, b)):
+                np.copyto(best[..., i, models], new, where=better)
+            yield len(now)
 
-    stacks = [
-        train_stack(batch_size, *part.T)
-        for batch_size in grid.batch_sizes
-        for part in np.array_split(models, math.ceil(len(models) / MAX_STACK))
-    ]
-    results = [None] * len(stacks)
-    total = len(grid.batch_sizes) * len(models) * grid.epochs
+    K = math.ceil(len(alphas) / math.ceil(len(alphas) / MAX_STACK))
+    parts = [slice(first, first + K) for first in range(0, len(alphas), K)]
+    stacks = [train_stack(i, part) for i in range(len(grid.batch_sizes)) for part in parts]
     pool = ThreadPoolExecutor(workers)
     try:
         # The stacks take turns: each trains for an epoch, and goes to the end of the queue.
-        queue = deque((i, pool.submit(next, stack, None)) for i, stack in enumerate(stacks))
-        done, lowest = 0, np.inf
+        queue = [(stack, pool.submit(next, stack, 0)) for stack in stacks]
+        done = 0
         while queue:
-            i, future = queue.popleft()
-            if (result := future.result()) is not None:
-                queue.append((i, pool.submit(next, stacks[i], None)))
-                results[i] = result
-                done, lowest = done + len(result[-1]), min(lowest, *result[-1])
-                progress(done, total, lowest)
+            stack, future = queue.pop(0)
+            if trained := future.result():
+                queue.append((stack, pool.submit(next, stack, 0)))
+                done += trained
+                progress(done, measures[0].size, lowest.min())
     finally:
         stopped.set()
         pool.shutdown(cancel_futures=True)
     shape = len(grid.batch_sizes), len(grid.learning_rates), len(grid.alphas)
-    measures, W, b, _ = zip(*results)
-    curves = np.concatenate(measures, axis=1).reshape(2, *shape, grid.epochs)
-    W, b = (np.concatenate(parts, axis=-1) for parts in (W, b))
-    return Curves(*curves), W.reshape(*W.shape[:2], *shape), b.reshape(CLASSES, *shape)
+    curves = Curves(*measures.reshape(2, *shape, grid.epochs))
+    return curves, best_W.reshape(-1, CLASSES, *shape), best_b.reshape(CLASSES, *shape)
 
 
 def best_point(curves: Curves) -> tuple[int, int, int, int]:
@@ -274,13 +280,9 @@ def best_point(curves: Curves) -> tuple[int, int, int, int]:
     if not finite.any():
         raise FloatingPointError("every model diverged; try smaller learning rates or alphas")
     cross_entropy = np.where(finite, curves.cross_entropy, np.inf)
-
-    def rank(point: list[int]) -> tuple[int, int, int, int]:
-        batch_size, learning_rate, alpha, epoch = point
-        return epoch, -alpha, -batch_size, learning_rate
-
-    ties = np.argwhere(cross_entropy == cross_entropy.min())
-    return tuple(min(ties.tolist(), key=rank))
+    ties = np.argwhere(cross_entropy == cross_entropy.min()).tolist()
+    epoch, k, i, j = min((epoch, -k, -i, j) for i, j, k, epoch in ties)
+    return -i, j, -k, epoch
 
 
 # --- Command line ---------------------------------------------------------------------------------
@@ -350,10 +352,8 @@ def heading(counts: dict[str, int], grid: Grid) -> str:
     sizes = [len(values) for values in grid[:3]]
     models = " x ".join(f"{size} {name}{'s' * (size > 1)}" for size, name in zip(sizes, names))
     points = math.prod(sizes) * grid.epochs
-    return (
-        "Images: {train} to train, {validation} to validate, {test} to test\n".format(**counts)
-        + f"Grid: {models} x 1..{grid.epochs} epochs = {points} points\n"
-    )
+    images = "{train} to train, {validation} to validate, {test} to test".format(**counts)
+    return f"Images: {images}\nGrid: {models} x 1..{grid.epochs} epochs = {points} points\n"
 
 
 def report(results: dict, curves: Curves) -> str:

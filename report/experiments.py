@@ -108,12 +108,12 @@ def retrain(best: dict, seed: int, epochs: int, X, y, train, validation) -> dict
 def examine(W, b, X_test, y_test) -> tuple[dict, np.ndarray]:
     """What the model does on the test set, and the images of its most confident mistakes."""
     n = len(y_test)
-    log_yhat = program.log_softmax(W, b, X_test)
-    losses = -log_yhat[y_test, np.arange(n)].astype(np.float64)
-    predicted = log_yhat.argmax(axis=0)
+    yhat = program.softmax(W.astype(np.float64), b, X_test)
+    losses = -np.log(yhat[y_test, np.arange(n)])
+    predicted = yhat.argmax(axis=0)
     confusion = np.zeros((program.CLASSES, program.CLASSES), int)
     np.add.at(confusion, (y_test, predicted), 1)
-    confidence = np.exp(log_yhat.max(axis=0))
+    confidence = yhat.max(axis=0)
     wrong = np.flatnonzero(predicted != y_test)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")[:MISTAKES]]
     facts = {

@@ -1,6 +1,7 @@
 """Lemmas on the minibatches and on the steps that they make."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,18 +28,73 @@ def test_the_order_changes_between_epochs():
     np.testing.assert_array_equal(rows, np.arange(50), err_msg="the rows themselves were shuffled")
 
 
+# What is often had in place of a step's W and b; here dW and db are those without alpha.
+MISTAKES = {
+    "W shrinks after the subtraction": lambda p, alpha, rate, dW, db: (
+        (1 - rate * alpha) * (p.W - rate * dW), p.b - rate * db
+    ),
+    "the learning rate reaches the decay twice": lambda p, alpha, rate, dW, db: (
+        (1 - rate**2 * alpha) * p.W - rate * dW, p.b - rate * db
+    ),
+    "the learning rate does not reach the decay": lambda p, alpha, rate, dW, db: (
+        (1 - alpha) * p.W - rate * dW, p.b - rate * db
+    ),
+    "the bias shrinks, too": lambda p, alpha, rate, dW, db: (
+        (1 - rate * alpha) * p.W - rate * dW, (1 - rate * alpha) * p.b - rate * db
+    ),
+    "the models have each other's rates": lambda p, alpha, rate, dW, db: (
+        (1 - np.roll(rate, 1) * alpha) * p.W - np.roll(rate, 1) * dW, p.b - np.roll(rate, 1) * db
+    ),
+}  # fmt: skip
+
+
+def hyperparameters(p, decay):
+    """An alpha and a learning rate, of about this product, that differ from model to model."""
+    rate = np.linspace(0.3, 0.9, np.size(p.alpha)).reshape(np.shape(p.alpha))
+    return decay * np.linspace(1, 1.1, rate.size).reshape(rate.shape) / rate, rate
+
+
+def check_step(after, p, alpha, rate, rows):
+    X, y = p.X[rows], p.y[rows]
+    dW, db = gradients(p.W, p.b, X, y, alpha)
+    right, guess = (p.W - rate * dW, p.b - rate * db), []
+    for mistake, wrong in MISTAKES.items():
+        wrongly = wrong(p, alpha, rate, *gradients(p.W, p.b, X, y, 0.0))
+        if all(np.allclose(a, b, 1e-9, 1e-12) for a, b in zip(after, wrongly)):
+            guess.append(mistake)
+    for name, ours, expected in zip("Wb", after, right):
+        said = f"{name} is not what it was less the learning rate times d{name}; a guess: {guess}"
+        np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-12, err_msg=said)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.4, 0.999, 1.7])
+@pytest.mark.parametrize("rows", [[5], range(13)], ids=["a batch of one", "a batch of all"])
+def test_a_step_goes_down_the_gradient(problem, decay, rows):
+    """Equation (4) is W - learning_rate * dW, b - learning_rate * db."""
+    p, rows = problem, np.array(rows)
+    alpha, rate = hyperparameters(p, decay)
+    check_step(sgd(p.W, p.b, p.X, p.y, alpha, rate, [rows]), p, alpha, rate, rows)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_check_of_a_step_names_the_mistake(problem, mistake):
+    p, rows = problem, np.arange(13)
+    alpha, rate = hyperparameters(p, 0.4)
+    if "each other" in mistake and np.size(rate) == 1:
+        pytest.skip("needs several models")
+    wrong = MISTAKES[mistake](p, alpha, rate, *gradients(p.W, p.b, p.X, p.y, 0.0))
+    with pytest.raises(AssertionError, match=mistake):
+        check_step(wrong, p, alpha, rate, rows)
+
+
 def test_each_batch_moves_the_weights_by_the_mean_of_its_own_examples(problem):
     """The images and the labels of a batch are those of its rows, the last and smaller one too."""
-    p, batches, learning_rate = (
-        problem,
-        [np.arange(7, -1, -1), np.arange(8, 13)],
-        0.1 * problem.alpha,
-    )
+    p, batches, rate = problem, [np.arange(7, -1, -1), np.arange(8, 13)], 0.1 * problem.alpha
     W, b = p.W, p.b
     for rows in batches:
         dW, db = gradients(W, b, p.X[rows], p.y[rows], p.alpha)
-        W, b = W - learning_rate * dW, b - learning_rate * db
-    after = sgd(p.W, p.b, p.X, p.y, p.alpha, learning_rate, batches)
+        W, b = W - rate * dW, b - rate * db
+    after = sgd(p.W, p.b, p.X, p.y, p.alpha, rate, batches)
     said = "images without their labels? A batch left out? Only the last one's update kept?"
     for ours, expected in zip(after, (W, b)):
         np.testing.assert_allclose(ours, expected, rtol=1e-12, err_msg=said)
