@@ -27,8 +27,8 @@ WIDTH = 16.8 * CM  # of the text
 NAMES = "T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot"
 CLASSES = NAMES.split(", ")
 # Two colours that no kind of colour blindness confuses, one dark and one light in black and white.
-BLUE, ORANGE, GREY = "#00508c", "#c25e00", "#666666"
-SHADES = LinearSegmentedColormap.from_list("shades", ["white", "#cfe0ee", "#5f98c6", BLUE])
+BLUE, ORANGE, GREY = "#00508c", "#a85000", "#666666"
+SHADES = LinearSegmentedColormap.from_list("shades", ["white", "#c4dbec", "#6fa8d6"])
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#d97b00", "white", "#00355f"])
 CENTRED = {"ha": "center", "va": "center_baseline", "size": 7}
 STYLE = {
@@ -82,13 +82,10 @@ def bare(axes) -> None:
 
 def cells(axes, values, texts, bold, shades, low: float, high: float) -> None:
     """A heat map of `values` with a text in each cell, all of one shape, the first row lowest."""
-    mesh = axes.pcolormesh(values, cmap=shades, vmin=low, vmax=high, ec="white", lw=1)
+    axes.pcolormesh(values, cmap=shades, vmin=low, vmax=high, ec="white", lw=1)
     for (row, column), text in np.ndenumerate(texts):
-        colour = mesh.cmap(mesh.norm(values[row, column]))[:3]
-        luminance = np.dot((0.2126, 0.7152, 0.0722), np.power(colour, 2.2))
-        ink = "black" if luminance > 0.18 else "white"  # whichever contrasts more
         weight = "bold" if bold[row, column] else "normal"
-        axes.text(column + 0.5, row + 0.5, text, color=ink, weight=weight, **CENTRED)
+        axes.text(column + 0.5, row + 0.5, text, weight=weight, **CENTRED)
     bare(axes)
 
 
@@ -114,7 +111,9 @@ def xor() -> Figure:
         y = x1 ^ x2
         (x, low), (_, high) = at(x1, x2, min(y, 0.5)), at(x1, x2, max(y, 0.5))
         axes.plot([x, x], [low, high], color=ORANGE, linewidth=1.4)
-        axes.text(x + 0.04, (low + high) / 2, "½", color=ORANGE, va="center", size=9)
+        sign = "+½" if y else "−½"
+        axes.text(x + 0.04, (low + high) / 2, sign, color=ORANGE, va="center", size=9)
+        axes.plot(*at(x1, x2, 0), "x", color=GREY, ms=4)  # where the point stands on the floor
         axes.plot(*at(x1, x2, y), "o", color="black" if y else "white", mec="black", ms=4.5)
         side, align = (0.07, "left") if x1 else (-0.07, "right")
         axes.text(x + side, at(x1, x2, y)[1], f"({x1}, {x2})", ha=align, va="center")
@@ -137,7 +136,7 @@ def heat() -> Figure:
     grid, (values, unfinished) = read("results")["grid"], lowest()
     low, high, chosen = values.min(), 1.2 * np.ptp(values) + values.min(), values == values.min()
     texts = np.char.lstrip(np.char.mod("%.4f", values), "0") + np.where(unfinished, "*", "")
-    figure = Figure((WIDTH, 4.6 * CM))
+    figure = Figure((WIDTH, 4.2 * CM))
     figure.get_layout_engine().set(w_pad=0.02, wspace=0)
     panels = figure.subplots(1, len(values), sharey=True)
     for i, axes in enumerate(panels):
@@ -156,7 +155,7 @@ def curves() -> Figure:
     """Training and validation cross-entropy of the chosen model by epoch, the chosen one marked."""
     best, values = read("results")["best"]["epochs"], read("winner")["curves"]
     epochs = np.arange(1, len(values["training"]) + 1)
-    figure = Figure((6.6 * CM, 6.2 * CM))
+    figure = Figure((6.6 * CM, 5.8 * CM))
     axes = figure.subplots()
     axes.plot(epochs, values["training"], color=GREY, dashes=(4, 1.5))
     axes.plot(epochs, values["validation"], color=BLUE)
@@ -175,7 +174,7 @@ def confusion() -> Figure:
     counts = np.array(read("winner")["confusion"])
     right = np.eye(len(counts), dtype=bool)
     mistakes = np.where(right, 0, counts)
-    figure = Figure((9.8 * CM, 6.2 * CM))
+    figure = Figure((9.8 * CM, 5.8 * CM))
     axes = figure.subplots()
     cells(axes, mistakes, np.where(counts, counts, ""), right, SHADES, 0, mistakes.max())
     for true, accuracy in enumerate(counts.diagonal() / counts.sum(axis=1)):
@@ -191,9 +190,9 @@ def confusion() -> Figure:
 
 def weights() -> Figure:
     """The ten columns of W as images: blue speaks for the class, orange against it."""
-    W, figure = arrays("model")["W"], Figure((WIDTH, 6.7 * CM))
+    W, figure = arrays("model")["W"], Figure((WIDTH, 2.3 * CM))
     bound = np.quantile(np.abs(W), 0.995)
-    for axes, column, name in zip(figure.subplots(2, 5).flat, W.T, CLASSES, strict=True):
+    for axes, column, name in zip(figure.subplots(1, 10), W.T, CLASSES, strict=True):
         image(axes, column, SIGNED, -bound, bound)
         axes.set_title(name, loc="center")
     return figure
@@ -209,7 +208,7 @@ def image(axes, pixels, shades, low: float, high: float) -> None:
 def mistakes() -> Figure:
     """The test images that the model mistakes with the greatest confidence."""
     facts, images = read("winner")["mistakes"], arrays("winner")["mistakes"]
-    figure = Figure((WIDTH, 3.5 * CM))
+    figure = Figure((WIDTH, 3.3 * CM))
     for i, axes in enumerate(figure.subplots(1, len(images))):
         image(axes, images[i], "gray_r", 0, 255)
         axes.set_title(CLASSES[facts["true"][i]], loc="center")
@@ -221,59 +220,80 @@ def mistakes() -> Figure:
 # --- Problem 4 ------------------------------------------------------------------------------------
 
 
+LOOKS = {  # each pair's name, colour, width of line, and the side of the line's end to name it
+    "unequal": ("(i′)", "#6e6e6e", 2.8, "top"),
+    "opposite": ("(i)", BLUE, 1.2, "bottom"),
+    "apart": ("(ii)", ORANGE, 1.2, "center"),
+}
+
+
 def logistic() -> Figure:
-    """The loss, b and ‖w‖ of the simulated descents, with what the proofs predict dashed."""
+    """The loss, b and the distance of w from its limit, with what the proofs predict dashed."""
     facts, paths = read("logistic"), arrays("logistic")
-    t, late = paths["t"], paths["t"] >= 30
-    figure = Figure((WIDTH, 4.7 * CM))
-    panels = figure.subplots(1, 3)
-    looks = {"apart": (ORANGE, 1.2), "unequal": ("#8c8c8c", 2.8), "opposite": (BLUE, 1.2)}
-    for name, (colour, width) in looks.items():
-        w1, w2, b, loss = paths[name].T
-        found, expected = (loss, b, np.hypot(w1, w2)), predicted(name, facts, t)
-        for axes, values, limit in zip(panels, found, expected):
+    t, figure = paths["t"], Figure((WIDTH, 3.9 * CM))
+    panels, late, time = figure.subplots(1, 3), t >= 30, facts["learning_rate"] * t
+    for name, (text, colour, width, side) in LOOKS.items():
+        w, (b, loss) = paths[name][:, :2], paths[name][:, 2:].T
+        rho, ratio, limit, exponent = predicted(facts["pairs"][name])
+        lines = [(loss, 1 / (rho * time)), (rho * b - np.log(time), np.log(ratio) + 0 * t)]
+        if limit is not None:
+            distance = np.linalg.norm(w - limit, axis=1)
+            lines.append((distance, distance[-1] * (t / t[-1]) ** exponent))
+        for axes, (values, expected) in zip(panels, lines):
             axes.plot(t, values, color=colour, linewidth=width)
-            axes.plot(t[late], limit[late], color="black", linewidth=0.8, dashes=(2.5, 2.5))
-    for axes, title in zip(panels, ("loss", "𝑏", "‖𝑤‖")):
-        axes.set(xscale="log", xlabel="step 𝑡", xlim=(1, facts["steps"]), title=title)
+            axes.plot(t[late], expected[late], color="black", linewidth=0.8, dashes=(2.5, 2.5))
+            if axes is not panels[0]:
+                axes.text(1.3 * t[-1], values[-1], text, color=colour, va=side)
+    for axes, title in zip(panels, ("loss", "𝑎_{𝑡} − log 𝜀𝑡", "distance of 𝑤_{𝑡} from its limit")):
+        axes.set(xscale="log", xlabel="step 𝑡", xlim=(1, t[-1]), title=title)
         axes.set_xticks([1, 1e2, 1e4, 1e6], map(power, (1, 1e2, 1e4, 1e6)))
-    panels[0].set_yscale("log")
-    panels[0].set_yticks([1, 1e-2, 1e-4, 1e-6], map(power, (1, 1e-2, 1e-4, 1e-6)))
-    panels[1].set(ylim=(0, None), yticks=(0, 5, 10))
-    panels[2].set(ylim=(0, None), yticks=(0, 2, 4, 6))
-    for axes, x, y, text, colour in (
-        (panels[0], 2e4, 2e-3, "(i) and (i′)", BLUE),
-        (panels[0], 3e2, 3e-5, "(ii)", ORANGE),
-        (panels[1], 4e2, 9.2, "(i) and (i′)", BLUE),
-        (panels[1], 2e4, 0.9, "(ii)", ORANGE),
-        (panels[2], 2.5e4, 0.12, "(i)", BLUE),
-        (panels[2], 2.5e4, 1.5, "(i′)", "#8c8c8c"),
-        (panels[2], 1e4, 4.9, "(ii)", ORANGE),
-    ):
+    for axes, lowest in ((panels[0], 1e-6), (panels[2], 1e-12)):
+        ticks = lowest ** (np.arange(4) / 3)
+        axes.set_yscale("log")
+        axes.set_yticks(ticks, map(power, ticks))
+    for axes in panels:
         axes.minorticks_off()
-        axes.text(x, y, text, color=colour, ha="center")
     return figure
 
 
-def predicted(name: str, facts: dict, t: np.ndarray) -> tuple[np.ndarray, ...]:
-    """What the loss, b and ‖w‖ tend to by the proofs of problem 4."""
-    rate, pair = facts["learning_rate"], facts["pairs"][name]
+def plane() -> Figure:
+    """The examples of (i′) and (ii), the segment between them, and the path of w."""
+    facts, paths = read("logistic")["pairs"], arrays("logistic")
+    figure = Figure((6.9 * CM, 3.3 * CM))
+    for axes, name in zip(figure.subplots(1, 2), ("unequal", "apart")):
+        examples, limit = np.array(facts[name]["examples"]), predicted(facts[name])[2]
+        path = np.vstack([facts[name]["start"], paths[name][:, :2]])
+        axes.plot(*path.T, color=BLUE)
+        axes.plot(*examples.T, "o-", color="black", markersize=4, linewidth=0.8)
+        axes.plot(0, 0, "+", color="black")
+        axes.text(-0.12, 0, "0", ha="right", va="center")
+        if limit is None:
+            axes.plot(*examples.mean(axis=0), ".", color=ORANGE)  # nearest to 0, by symmetry
+            axes.text(1.65, 1.3, "ℎ", color=ORANGE)
+        else:
+            axes.plot(*limit, "o", markerfacecolor="white", color=BLUE, markersize=5)
+        axes.set(xlim=(-0.6, 2.6), ylim=(-0.6, 2.6), xticks=[], yticks=[], aspect="equal")
+        axes.set_title(LOOKS[name][0], loc="center")
+        bare(axes)
+    return figure
+
+
+def predicted(pair: dict) -> tuple:
+    """By the proofs of problem 4: rho, where a = rho b; lambda / epsilon; and, if w converges, its
+    limit and the exponent of t in its distance from there."""
     (first, second), start = np.array(pair["examples"], float), np.array(pair["start"], float)
-    if name == "apart":  # both logits are 𝜌b, and w = b (x_1 + x_2)/2
+    if first @ second > 0:  # (ii): both logits are rho b
         middle = (first + second) / 2
-        rho = 1 + middle @ middle
-        b = np.log(rho * rate * t) / rho
-        return 1 / (rho * rate * t), b, np.linalg.norm(middle) * b
-    q = np.linalg.norm(second) / np.linalg.norm(first)
+        return 1 + middle @ middle, 1 + middle @ middle, None, None
+    q, mu = np.linalg.norm(second) / np.linalg.norm(first), -first @ second
     s = -np.log(q) / (1 + q)
-    w = start + (s - first @ start) / (first @ first) * first
-    b = np.log(rate * (np.exp(-s) + np.exp(q * s)) / 2 * t)
-    return 1 / (rate * t), b, np.full(len(t), np.linalg.norm(w))
+    limit = start + (s - first @ start) / (first @ first) * first
+    return 1, (np.exp(-s) + np.exp(q * s)) / 2, limit, -mu if q == 1 else -min(mu, 1)
 
 
 # --- The document ---------------------------------------------------------------------------------
 
-FIGURES = (xor, heat, curves, confusion, weights, mistakes, logistic)
+FIGURES = (xor, heat, curves, confusion, weights, mistakes, plane, logistic)
 
 
 def document() -> dict:
@@ -286,6 +306,8 @@ def document() -> dict:
     values, unfinished = lowest()
     inputs |= {"classes": NAMES, "unfinished": str(unfinished.sum())}
     inputs["lowest"] = json.dumps(values.min(axis=(0, 1)).tolist())  # for each alpha
+    rates = np.array(read("results")["grid"]["learning_rates"])
+    inputs["best_rates"] = json.dumps(rates[values.min(axis=2).argmin(axis=1)].tolist())
     source = HERE / "report.typ"
     return {"input": source, "root": HERE, "sys_inputs": inputs, "ignore_system_fonts": True}
 

@@ -6,7 +6,8 @@
     winner       the chosen model trained once more, and what it does on the test set
     gradients    the gradients of the program against central differences
     logistic     gradient descent on examples that are all positive (problem 4)
-    optimum      the least loss that any weights reach, in float64, for each of ALPHAS
+    optimum      the least loss that any weights reach, in float64, for each of ALPHAS; and for one
+                 of them on each of the splits of SEEDS
     seeds        the whole search again for each of SEEDS, which make the split and the minibatches
 
 Each part writes PART.json (winner and logistic PART.npz, too) and depends on no other.
@@ -42,6 +43,9 @@ PAIRS = {
 }
 STEPS = 10**6
 LEARNING_RATE = 1.0  # of the descent on PAIRS, below 2/L for each
+# Opposite examples x and -q x, as (q, norm(x)²), on which the rate of w is measured.
+OPPOSITE = ((1, 2), (1, 0.5), (0.25, 2), (2, 1.5), (0.5, 1), (3, 0.2), (1, 1), (2, 0.25))
+SPLIT_ALPHA = 3e-4  # of the optimum on each split
 MISTAKES = 8
 
 
@@ -84,11 +88,9 @@ def winner() -> tuple[dict, dict]:
     with np.load(RESULTS / "model.npz") as model:
         W, b = model["W"], model["b"]
     facts, images = examine(W, b, X_test, y_test)
-    facts |= {
-        "loss": float(program.loss(W, b, X[train], y[train], best["alpha"])),
-        "curves": curves,
-    }
-    return facts, {"mistakes": images}
+    facts["loss"] = float(program.loss(W, b, X[train], y[train], best["alpha"]))
+    facts["norm_squared"] = float(np.square(W).sum())
+    return facts | {"curves": curves}, {"mistakes": images}
 
 
 def retrain(best: dict, seed: int, epochs: int, X, y, train, validation) -> dict:
@@ -108,8 +110,7 @@ def retrain(best: dict, seed: int, epochs: int, X, y, train, validation) -> dict
 def examine(W, b, X_test, y_test) -> tuple[dict, np.ndarray]:
     """What the model does on the test set, and the images of its most confident mistakes."""
     n = len(y_test)
-    yhat = program.softmax(W.astype(np.float64), b, X_test)
-    losses = -np.log(yhat[y_test, np.arange(n)])
+    yhat = program.softmax(W, b, X_test)
     predicted = yhat.argmax(axis=0)
     confusion = np.zeros((program.CLASSES, program.CLASSES), int)
     np.add.at(confusion, (y_test, predicted), 1)
@@ -118,7 +119,7 @@ def examine(W, b, X_test, y_test) -> tuple[dict, np.ndarray]:
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")[:MISTAKES]]
     facts = {
         "accuracy": wilson(n - len(wrong), n),
-        "cross_entropy": normal(losses),
+        "cross_entropy": normal(losses(W, b, X_test, y_test)),
         "confusion": confusion.tolist(),
         "mistakes": {
             "index": worst.tolist(),
@@ -128,6 +129,11 @@ def examine(W, b, X_test, y_test) -> tuple[dict, np.ndarray]:
         },
     }
     return facts, np.round(X_test[worst] * 255).astype(np.uint8)
+
+
+def losses(W, b, X, y) -> np.ndarray:
+    """The cross-entropy of each example by itself, in float64."""
+    return -np.log(program.softmax(W.astype(np.float64), b, X)[program.at_labels(y)])
 
 
 def wilson(successes: int, n: int, z: float = 1.959964) -> dict:
@@ -140,8 +146,9 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> dict:
 
 def normal(values: np.ndarray, z: float = 1.959964) -> dict:
     """The 95% interval for a mean by the normal approximation."""
-    mean, half = float(values.mean()), z * float(values.std(ddof=1)) / math.sqrt(len(values))
-    return {"estimate": mean, "low": mean - half, "high": mean + half}
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
+    low, high = mean - z * error, mean + z * error
+    return {"estimate": mean, "low": low, "high": high, "standard_error": error}
 
 
 # --- The gradient check ---------------------------------------------------------------------------
@@ -159,8 +166,7 @@ def gradients() -> tuple[dict, dict]:
         m, c = X.shape[1], y.max() + 1
         for alpha in alphas:
             W, b = rng.normal(size=(m, c)) / math.sqrt(m), rng.normal(size=c)
-            for step in directions:
-                errors.append(relative_error(W, b, *unpack(step, m, c), X, y, alpha))
+            errors += [relative_error(W, b, *unpack(d, m, c), X, y, alpha) for d in directions]
     return {"h": H, "alphas": alphas, "images": len(X), "largest": max(errors)}, {}
 
 
@@ -181,15 +187,31 @@ def logistic() -> tuple[dict, dict]:
     kept = np.unique(np.geomspace(1, STEPS, 200).round().astype(int))
     pairs, paths = {}, {"t": kept}
     for name, (examples, start) in PAIRS.items():
-        X, w, b = np.array(examples, float), np.array(start, float), 0.0
-        path = []
-        for steps in np.diff(kept, prepend=0):
-            for _ in range(steps):
-                w, b = descend(w, b, X, LEARNING_RATE)
-            path.append((*w, b, np.log1p(np.exp(-X @ w - b)).mean()))
+        X = np.array(examples, float)
+        paths[name] = [
+            (*w, b, np.log1p(np.exp(-X @ w - b)).mean())
+            for w, b in descent(X, np.array(start, float), 0.0, LEARNING_RATE, kept)
+        ]
         pairs[name] = {"examples": examples, "start": start, "largest_rate": 2 / smoothness(X)}
-        paths[name] = path
-    return {"steps": STEPS, "learning_rate": LEARNING_RATE, "pairs": pairs}, paths
+    facts = {"steps": STEPS, "learning_rate": LEARNING_RATE, "pairs": pairs}
+    return facts | {"exponents": [exponent(q, squared) for q, squared in OPPOSITE]}, paths
+
+
+def exponent(q: float, squared: float) -> dict:
+    """The slope of log |s - s*| against log t at the end of a descent on x and -q x."""
+    X = math.sqrt(squared) * np.array([[1.0], [-q]])
+    (w1, _), (w2, _) = descent(X, np.array([2.0]), 0.0, LEARNING_RATE, (STEPS // 10, STEPS))
+    limit = -math.log(q) / (1 + q)
+    before, after = (abs(X[0] @ w - limit) for w in (w1, w2))
+    return {"q": q, "norm_squared": squared, "exponent": float(np.log10(after / before))}
+
+
+def descent(X, w, b, learning_rate: float, kept):
+    """Yield (w, b) after each number of steps in `kept`, which ascend."""
+    for steps in np.diff(kept, prepend=0):
+        for _ in range(steps):
+            w, b = descend(w, b, X, learning_rate)
+        yield w, b
 
 
 def descend(w, b, X, learning_rate: float) -> tuple[np.ndarray, float]:
@@ -210,23 +232,30 @@ def smoothness(X) -> float:
 def optimum() -> tuple[dict, dict]:
     X, y, X_test, y_test = data()
     results = search_results()
-    train, validation = divide(results, results["seed"])
-    X64, y_train = X[train].astype(np.float64), y[train]
+    with np.load(RESULTS / "model.npz") as model:
+        by_sgd = losses(model["W"], model["b"], X_test, y_test)
 
-    def row(alpha: float) -> dict:
+    def row(alpha: float, seed: int) -> dict:
+        train, validation = divide(results, seed)
+        X64, y_train = X[train].astype(np.float64), y[train]
         W, b = minimise(X64, y_train, alpha)
         derivatives = np.abs(np.append(*program.gradients(W, b, X64, y_train, alpha)))
         return {
             "alpha": alpha,
+            "seed": seed,
             "loss": float(program.loss(W, b, X64, y_train, alpha)),
+            "norm_squared": float(np.square(W).sum()),
             "largest_derivative": float(derivatives.max()),
             "training": measure(W, b, X64, y_train),
             "validation": measure(W, b, X[validation], y[validation]),
             "test": measure(W, b, X_test, y_test),
+            "sgd_above_on_test": normal(by_sgd - losses(W, b, X_test, y_test)),
         }
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return {"rows": list(pool.map(row, ALPHAS))}, {}
+        rows = list(pool.map(row, ALPHAS, [results["seed"]] * len(ALPHAS)))
+        splits = list(pool.map(row, [SPLIT_ALPHA] * len(SEEDS), SEEDS))
+    return {"rows": rows, "splits": splits}, {}
 
 
 def minimise(X, y, alpha: float, steps: int = 10**5) -> tuple[np.ndarray, np.ndarray]:
@@ -264,17 +293,11 @@ def seeds() -> tuple[dict, dict]:
         curves, W, b = program.search(X, y, train, validation, grid, seed, os.cpu_count())
         i, j, k, epoch = program.best_point(curves)
         model = W[..., i, j, k], b[..., i, j, k]
-        run = {
-            "seed": seed,
-            "batch_size": grid.batch_sizes[i],
-            "learning_rate": grid.learning_rates[j],
-            "alpha": grid.alphas[k],
-            "epochs": int(epoch) + 1,
-            "validation": measure(*model, X[validation], y[validation]),
-            "test": measure(*model, X_test, y_test),
-        }
-        runs.append(run)
-        print(f"  seed {seed}: {run}", file=sys.stderr)
+        best = grid.batch_sizes[i], grid.learning_rates[j], grid.alphas[k], epoch + 1
+        validated = measure(*model, X[validation], y[validation])
+        tested = {"validation": validated, "test": measure(*model, X_test, y_test)}
+        runs.append({"seed": seed, **dict(zip(results["best"], best)), **tested})
+        print(f"  {runs[-1]}", file=sys.stderr)
     return {"runs": runs}, {}
 
 
