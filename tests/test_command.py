@@ -44,30 +44,30 @@ def fails(done, *words):
 def test_stdout_to_the_letter(run):
     assert run.stdout == (
         "Images: 42 to train, 18 to validate, 40 to test\n"
-        "Grid: 2 minibatch sizes x 2 learning rates x 3 alphas x 1..8 epochs = 96 points\n"
+        "Grid: 2 minibatch sizes x 2 learning rates x 3 alphas x 1..10 epochs = 120 points\n"
         "\n"
         "batch size  learning rate  alpha  epochs  validation CE  accuracy\n"
-        "         8            0.5   0.03       7         2.0843    50.00%\n"
+        "         8            0.5   0.02       7         2.0969    50.00%\n"
         "         8            0.5    0.0       7         2.1869    61.11%\n"
         "         8            0.1    0.3       7         2.2906    27.78%\n"
-        "        20            0.5   0.03       6         2.1989    50.00%\n"
+        "        20            0.5   0.02       6         2.1969    55.56%\n"
         "        20            0.5    0.0       6         2.2026    50.00%\n"
         "        20            0.1    0.3       6         2.2714    27.78%\n"
         "\n"
-        "Best: batch size 8, learning rate 0.5, alpha 0.03, epochs 7\n"
+        "Best: batch size 8, learning rate 0.5, alpha 0.02, epochs 7\n"
         "Note: the best batch size, 8, is on the edge of the grid\n"
         "Note: the best learning rate, 0.5, is on the edge of the grid\n"
         "\n"
-        "Validation cross-entropy: 2.0843\n"
+        "Validation cross-entropy: 2.0969\n"
         "Validation accuracy: 50.00%\n"
-        "Test cross-entropy (unregularized): 1.6297\n"
-        "Test accuracy: 52.50%\n"
+        "Test cross-entropy (unregularized): 1.5577\n"
+        "Test accuracy: 57.50%\n"
     )
 
 
 def test_stderr_tells_the_folder_and_the_seconds_and_ends_with_a_blank_line(run):
     live = (
-        r"(\d+ of 96 points, \d+ s left, best cross-entropy so far \d\.\d{4}\n)*"  # if it is slow
+        r"(\d+ of 120 points, \d+ s left, best cross-entropy so far \d\.\d{4}\n)*"  # if it is slow
     )
     folder = re.escape(str(run.own_files))
     assert re.fullmatch(rf"Data: {folder}\n{live}searched in \d\d?\.\d s\n\n", run.stderr)
@@ -101,8 +101,26 @@ def test_the_report_to_the_letter():
         "Test cross-entropy (unregularized): 2.3457",
         "Test accuracy: 98.77%",
     ], "not each model at its best epoch, or not the results that were handed over"
-    results["best"]["epochs"] = 1
-    assert "Note: the best number of epochs, 1, is on the edge" in report(results, curves)
+    results["best"] |= {"alpha": 1e-05, "epochs": 1}
+    for edge in ("alpha, 1e-05", "number of epochs, 1"):
+        said = f"Note: the best {edge}, is on the edge of the grid"
+        assert said in report(results, curves), "an edge of the grid is not noted"
+
+
+def test_the_options_reach_the_search(own_files, monkeypatch):
+    """The values of the grid once each, and ascending, however they are given."""
+
+    def search(X, y, train, validation, grid, seed, workers=None, progress=None):
+        assert grid == Grid((8, 16), (0.1, 0.5), (0.0, 0.3), 7), "a value twice, or not ascending"
+        assert seed == 5, "--seed is ignored"
+        assert workers == 3, "--workers is ignored"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(softmax_sgd, "search", search)
+    given = "--batch-sizes 16 8 16 --learning-rates .5 .1 .5 --alphas .3 0 .3 --epochs 7 --seed 5"
+    arguments = (*given.split(), "--workers", 3, "--data-dir", own_files)
+    with pytest.raises(KeyboardInterrupt):
+        softmax_sgd.run_experiment(parse(monkeypatch, *arguments))
 
 
 def test_progress_tells_the_time_left(own_files, monkeypatch):
@@ -130,7 +148,7 @@ def test_a_live_line_fits_the_terminal_though_stdout_is_none(run):
     shown = os.read(leader, 1 << 16).decode()
     os.close(follower), os.close(leader)
     assert done.returncode == 0
-    live = r"\r {39}\r\d+ of 48 points, \d+ s left, best cross-"
+    live = r"\r {39}\r\d+ of 60 points, \d+ s left, best cross-"
     assert re.search(rf"{live}\w+\r {{39}}\rsearched in \d+\.\d s\r\n\r\n$", shown)
     assert shown.count("\n") == 3, "a live line does not replace itself"
     assert max(map(len, re.findall(r"\r(\d[^\r]*)", shown))) <= 39, "wider than the terminal"
@@ -150,7 +168,11 @@ def test_results_are_those_of_the_search(run):
     assert (list(run.results), run.results["seed"]) == (parts, SEED)
     assert run.results["split"] == {"train": 42, "validation": 18, "test": 40}
     assert run.results["grid"] == json.loads(json.dumps(GRID._asdict()))
-    best = best_point(curves)
+    axes = *GRID[:3], range(1, GRID.epochs + 1)
+    best = tuple(axis.index(value) for axis, value in zip(axes, run.results["best"].values()))
+    said = "the axes of the curves are exchanged, or the best of them is not that of the results"
+    assert curves.cross_entropy.shape == curves.accuracy.shape == tuple(map(len, axes)), said
+    assert best_point(curves) == best, said
     assert run.results["validation"] == {name: c[best] for name, c in curves._asdict().items()}
     measures = evaluate(model["W"], model["b"], X_test, y_test)
     np.testing.assert_allclose([*run.results["test"].values()], measures, rtol=1e-5)

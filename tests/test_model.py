@@ -31,6 +31,14 @@ def test_logits_of_ten_thousand_are_finite_and_right(dtype):
     assert all(np.isfinite(g).all() for g in gradients(W, b, X, y, 0.0)), said
 
 
+def test_large_logits_of_a_model_or_an_image_leave_the_others_alone():
+    """Each image has, in each model of a stack, a maximum of its own."""
+    W, b, X = np.array([[[1e4, 1.0], [0.0, 0.0]]]), np.zeros((2, 2)), np.array([[1.0], [1e-4]])
+    sigmoid = 1 / (1 + np.exp(-W[0, 0, :, None] * X[:, 0]))  # of each model and image
+    said = "one maximum for all models, or for all images: what is far below it underflows"
+    np.testing.assert_allclose(softmax(W, b, X)[0], sigmoid, rtol=1e-12, err_msg=said)
+
+
 def test_a_certain_and_right_model_has_no_loss_and_no_gradient():
     W, b, X, y = np.array([[100.0, -100.0]]), np.zeros(2), np.array([[1.0], [-1.0]]), np.arange(2)
     ce, accuracy = evaluate(W, b, X, y)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import softmax_sgd
-from softmax_sgd import Curves, Grid, best_point, evaluate, search, split
+from softmax_sgd import Curves, Grid, best_point, evaluate, search, sgd, split
 
 GRID = Grid(batch_sizes=(8, 15), learning_rates=(0.05, 0.5), alphas=(0.0, 0.03, 0.3), epochs=8)
 
@@ -77,6 +77,16 @@ def test_the_weights_kept_are_those_of_the_best_epoch(examples, found):
         assert_same(ours, [c[model][best] for c in curves], "the weights of another epoch")
 
 
+def test_a_model_that_diverges_keeps_the_weights_of_its_best_epoch(examples):
+    """At each of the ten steps of an epoch, W is multiplied by -29: soon it overflows."""
+    X, y, _, validation = examples
+    curves, W, b = search(*examples, Grid((16,), (10.0,), (3.0,), 5), seed=0)
+    cross_entropy = curves.cross_entropy[0, 0, 0]
+    assert np.isfinite(cross_entropy).tolist() == [True, True, False, False, False]
+    kept = evaluate(W[..., 0, 0, 0], b[..., 0, 0, 0], X[validation], y[validation])
+    assert_same(kept[:1], [np.nanmin(cross_entropy)], "the weights of an epoch that became NaN")
+
+
 def test_of_equal_epochs_the_first_keeps_its_weights(examples):
     """A rate too small to change the cross-entropy still moves the weights, epoch by epoch."""
     one, many = (search(*examples, Grid((160,), (1e-20,), (0.0,), n), seed=0) for n in (1, 3))
@@ -107,6 +117,43 @@ def test_images_train_with_their_own_labels():
     rows, grid = np.arange(20), Grid((3,), (1.0,), (0.0,), 20)
     curves, _, _ = search(np.eye(20, dtype=np.float32), rows[::-1] % 10, rows, rows, grid, seed=0)
     assert curves.accuracy[0, 0, 0, -1] == 1, "X is permuted without y"
+
+
+def test_many_rows_count_as_few_do():
+    """One step from zero over half of them, measured on the other half, as float64 has it."""
+    n = 100_003  # no chunks of a round number of rows are of equal size
+    rng, y = np.random.default_rng(0), np.arange(n) * 10 // n
+    X = (rng.uniform(0, 1, (n, 2)) + np.eye(10, 2)[y]).astype(np.float32)
+    train, validation = split(n, 0.5, rng)
+    assert len({*train, *validation}) == n, "row numbers in int16?"
+    curves, W, b = search(X, y, train, validation, Grid((len(train),), (9.0,), (0.0,), 1), seed=0)
+
+    D = 9 * (np.eye(10)[y[train]] - 0.1) / len(train)
+    right = X[train].T @ D, D.sum(axis=0)
+    assert_same((W[..., 0, 0, 0], b[..., 0, 0, 0]), right, "row numbers in int16?")
+    Z, labels = X[validation] @ right[0] + right[1], y[validation]
+    losses = np.log(np.exp(Z).sum(axis=1)) - Z[range(len(Z)), labels]
+    right = losses.mean(), (Z.argmax(axis=1) == labels).mean()
+    said = "only the first rows are measured? The mean of the means of chunks of unequal size?"
+    np.testing.assert_allclose(np.ravel(curves), right, atol=1e-4, err_msg=said)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_as_many_stacks_train_at_once_as_there_are_workers(examples, monkeypatch, workers):
+    """Each waits for the others, which would be in vain if there were fewer."""
+    together, threads = threading.Barrier(workers, timeout=10), set()
+
+    def train_together(*arguments):
+        threads.add(threading.get_ident())
+        together.wait()
+        return sgd(*arguments)
+
+    monkeypatch.setattr(softmax_sgd, "sgd", train_together)
+    try:
+        search(*examples, Grid(range(10, 16), (0.1,), (0.0,), 1), seed=0, workers=workers)
+    except threading.BrokenBarrierError:
+        pytest.fail(f"never do {workers} stacks train at once: `workers` is ignored")
+    assert len(threads) == workers, "more stacks than `workers` train at once: it is ignored"
 
 
 def test_progress_counts_every_point(examples):
