@@ -230,7 +230,7 @@ LOOKS = {  # each pair's name, colour, width of line, and the side of the line's
 def logistic() -> Figure:
     """The loss, b and the distance of w from its limit, with what the proofs predict dashed."""
     facts, paths = read("logistic"), arrays("logistic")
-    t, figure = paths["t"], Figure((WIDTH, 3.9 * CM))
+    t, figure = paths["t"], Figure((WIDTH, 3.6 * CM))
     panels, late, time = figure.subplots(1, 3), t >= 30, facts["learning_rate"] * t
     for name, (text, colour, width, side) in LOOKS.items():
         w, (b, loss) = paths[name][:, :2], paths[name][:, 2:].T
@@ -259,22 +259,25 @@ def logistic() -> Figure:
 def plane() -> Figure:
     """The examples of (i′) and (ii), the segment between them, and the path of w."""
     facts, paths = read("logistic")["pairs"], arrays("logistic")
-    figure = Figure((6.9 * CM, 3.3 * CM))
-    for axes, name in zip(figure.subplots(1, 2), ("unequal", "apart")):
+    figure = Figure((6.9 * CM, 3.2 * CM), layout="none")
+    for i, name in enumerate(("unequal", "apart")):
         examples, limit = np.array(facts[name]["examples"]), predicted(facts[name])[2]
         path = np.vstack([facts[name]["start"], paths[name][:, :2]])
+        axes = figure.add_axes((i / 2, 0, 0.49, 1), xlim=(-0.6, 3), ylim=(-0.75, 2.65))
+        axes.axis("off")
+        axes.text(-0.4, 2.3, LOOKS[name][0])
         axes.plot(*path.T, color=BLUE)
         axes.plot(*examples.T, "o-", color="black", markersize=4, linewidth=0.8)
         axes.plot(0, 0, "+", color="black")
-        axes.text(-0.12, 0, "0", ha="right", va="center")
+        axes.text(-0.1, 0.1, "0", ha="right")
         if limit is None:
             axes.plot(*examples.mean(axis=0), ".", color=ORANGE)  # nearest to 0, by symmetry
-            axes.text(1.65, 1.3, "ℎ", color=ORANGE)
+            axes.text(1.65, 1.35, "ℎ", color=ORANGE)
         else:
             axes.plot(*limit, "o", markerfacecolor="white", color=BLUE, markersize=5)
-        axes.set(xlim=(-0.6, 2.6), ylim=(-0.6, 2.6), xticks=[], yticks=[], aspect="equal")
-        axes.set_title(LOOKS[name][0], loc="center")
-        bare(axes)
+        for (x1, x2), side in zip(examples, ((-0.1, 0.1, "right"), (0.1, -0.35, "left"))):
+            text = f"({x1:g}, {x2:g})".replace("-", "−")
+            axes.text(x1 + side[0], x2 + side[1], text, ha=side[2])
     return figure
 
 
