@@ -220,7 +220,7 @@ def mistakes() -> Figure:
 # --- Problem 4 ------------------------------------------------------------------------------------
 
 
-LOOKS = {  # each pair's name, colour, width of line, and the side of the line's end to name it
+LOOKS = {  # each pair's name, colour, width of line, and on which side of its end it is named
     "unequal": ("(i′)", "#6e6e6e", 2.8, "top"),
     "opposite": ("(i)", BLUE, 1.2, "bottom"),
     "apart": ("(ii)", ORANGE, 1.2, "center"),
@@ -244,14 +244,14 @@ def logistic() -> Figure:
             axes.plot(t[late], expected[late], color="black", linewidth=0.8, dashes=(2.5, 2.5))
             if axes is not panels[0]:
                 axes.text(1.3 * t[-1], values[-1], text, color=colour, va=side)
-    for axes, title in zip(panels, ("loss", "𝑎_{𝑡} − log 𝜀𝑡", "distance of 𝑤_{𝑡} from its limit")):
+    titles = "loss", "𝑎_{𝑡} − log 𝜀𝑡", "distance of 𝑤_{𝑡} from its limit"
+    for axes, title, lowest in zip(panels, titles, (1e-6, None, 1e-12)):
         axes.set(xscale="log", xlabel="step 𝑡", xlim=(1, t[-1]), title=title)
         axes.set_xticks([1, 1e2, 1e4, 1e6], map(power, (1, 1e2, 1e4, 1e6)))
-    for axes, lowest in ((panels[0], 1e-6), (panels[2], 1e-12)):
-        ticks = lowest ** (np.arange(4) / 3)
-        axes.set_yscale("log")
-        axes.set_yticks(ticks, map(power, ticks))
-    for axes in panels:
+        if lowest:
+            ticks = lowest ** (np.arange(4) / 3)
+            axes.set_yscale("log")
+            axes.set_yticks(ticks, map(power, ticks))
         axes.minorticks_off()
     return figure
 
@@ -267,8 +267,7 @@ def plane() -> Figure:
         axes.axis("off")
         axes.text(-0.4, 2.3, LOOKS[name][0])
         axes.plot(*path.T, color=BLUE)
-        axes.plot(*examples.T, "o-", color="black", markersize=4, linewidth=0.8)
-        axes.plot(0, 0, "+", color="black")
+        axes.plot(*examples.T, "ko-", 0, 0, "k+", markersize=4, linewidth=0.8)
         axes.text(-0.1, 0.1, "0", ha="right")
         if limit is None:
             axes.plot(*examples.mean(axis=0), ".", color=ORANGE)  # nearest to 0, by symmetry
@@ -276,8 +275,7 @@ def plane() -> Figure:
         else:
             axes.plot(*limit, "o", markerfacecolor="white", color=BLUE, markersize=5)
         for (x1, x2), side in zip(examples, ((-0.1, 0.1, "right"), (0.1, -0.35, "left"))):
-            text = f"({x1:g}, {x2:g})".replace("-", "−")
-            axes.text(x1 + side[0], x2 + side[1], text, ha=side[2])
+            axes.text(x1 + side[0], x2 + side[1], f"({x1:g}, {x2:g})", ha=side[2])
     return figure
 
 

@@ -6,8 +6,7 @@
     winner       the chosen model trained once more, and what it does on the test set
     gradients    the gradients of the program against central differences
     logistic     gradient descent on examples that are all positive (problem 4)
-    optimum      the least loss that any weights reach, in float64, for each of ALPHAS; and for one
-                 of them on each of the splits of SEEDS
+    optimum      the least loss of any weights, for each of ALPHAS, and SPLIT_ALPHA on each split
     seeds        the whole search again for each of SEEDS, which make the split and the minibatches
 
 Each part writes PART.json (winner and logistic PART.npz, too) and depends on no other.
@@ -52,12 +51,10 @@ MISTAKES = 8
 # --- What the parts share -------------------------------------------------------------------------
 
 
-def data() -> tuple[np.ndarray, ...]:
-    return program.load(RESULTS.parents[1] / "data")
-
-
-def search_results() -> dict:
-    return json.loads((RESULTS / "results.json").read_text())
+def data() -> tuple:
+    """The data, and what the search found: X, y, X_test, y_test, results."""
+    found = json.loads((RESULTS / "results.json").read_text())
+    return *program.load(RESULTS.parents[1] / "data"), found
 
 
 def divide(results: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,8 +77,7 @@ def unpack(theta: np.ndarray, m: int, c: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def winner() -> tuple[dict, dict]:
-    X, y, X_test, y_test = data()
-    results = search_results()
+    X, y, X_test, y_test, results = data()
     best, epochs = results["best"], results["grid"]["epochs"]
     train, validation = divide(results, results["seed"])
     curves = retrain(best, results["seed"], epochs, X, y, train, validation)
@@ -147,8 +143,8 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> dict:
 def normal(values: np.ndarray, z: float = 1.959964) -> dict:
     """The 95% interval for a mean by the normal approximation."""
     mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
-    low, high = mean - z * error, mean + z * error
-    return {"estimate": mean, "low": low, "high": high, "standard_error": error}
+    interval = {"low": mean - z * error, "high": mean + z * error}
+    return {"estimate": mean, **interval, "standard_error": error}
 
 
 # --- The gradient check ---------------------------------------------------------------------------
@@ -230,8 +226,7 @@ def smoothness(X) -> float:
 
 
 def optimum() -> tuple[dict, dict]:
-    X, y, X_test, y_test = data()
-    results = search_results()
+    X, y, X_test, y_test, results = data()
     with np.load(RESULTS / "model.npz") as model:
         by_sgd = losses(model["W"], model["b"], X_test, y_test)
 
@@ -284,8 +279,7 @@ def minimise(X, y, alpha: float, steps: int = 10**5) -> tuple[np.ndarray, np.nda
 
 
 def seeds() -> tuple[dict, dict]:
-    X, y, X_test, y_test = data()
-    results = search_results()
+    X, y, X_test, y_test, results = data()
     grid = program.Grid(**results["grid"])
     runs = []
     for seed in SEEDS:
