@@ -36,7 +36,7 @@ ALPHAS = (1e-5, 1e-4, 3e-4, 1e-3)
 H = 1e-5  # the half-width of the central differences
 # The examples of problem 4(c), all positive, each pair with the w that the descent starts from.
 PAIRS = {
-    "opposite": ([[1, 1], [-1, -1]], [2, 1]),
+    "opposite": ([[1, 1], [-1, -1]], [2, 2]),
     "unequal": ([[1, 1], [-0.25, -0.25]], [2, 1]),
     "apart": ([[1, 2], [2, 1]], [0, 0]),
 }

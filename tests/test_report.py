@@ -111,7 +111,7 @@ def test_4a_loss_converges_to_0_at_every_rate(rate):
     assert f[-1] < 1 / rate
 
 
-@pytest.mark.parametrize("rate", [0.01, 1, 10, 100])
+@pytest.mark.parametrize("rate", [0.01, 1, 10, 20])
 def test_4b_b_grows_like_log_t(rate):
     """Between two multiples of log t, and the loss falls like 1/t, from t_0 on at every rate."""
     X, w, b, R, _ = examples(1)
@@ -134,7 +134,8 @@ def test_4c_for_1_2_and_2_1_the_sum_of_w_grows_three_times_as_much_as_b(rate):
 
 
 def test_4b_at_a_large_rate_nothing_moves_any_more_in_float64():
-    w, b, *_ = descent(np.array([(1.0, 1.0), (-5.0, -5.0)]), np.zeros(2), 0.0, 100, 10)
+    with np.errstate(over="ignore"):
+        w, b, *_ = descent(np.array([(1.0, 1.0), (-5.0, -5.0)]), np.zeros(2), 0.0, 100, 10)
     assert (w[3:] == -25).all()
     assert (b[3:] == 125).all()
     assert b[2] < 125
@@ -172,14 +173,14 @@ def test_4c_sign_and_limit_of_the_pull():
     np.testing.assert_allclose(scaled[..., -1], (q * np.exp(q * s) - np.exp(-s))[..., -1], 1e-4)
 
 
-@pytest.mark.parametrize(("q", "squared"), [(1, 1), (0.5, 1), (2, 1.5)])
-def test_4c_distance_of_w_falls_like_a_power_of_t(q, squared, monkeypatch):
-    """The very exponents at 10⁶ steps are recorded; a fifth of the steps comes near them."""
+def test_4c_distance_of_w_falls_like_a_power_of_t(monkeypatch):
+    """As measured in 10⁶ steps, and here, once more, in fewer."""
     monkeypatch.setattr(experiments, "STEPS", 20000)
-    for facts in (experiments.exponent(q, squared), *recorded("logistic")["exponents"]):
-        expected = -facts["q"] * facts["norm_squared"]
-        expected = expected if facts["q"] == 1 else max(expected, -1)
-        assert facts["exponent"] == pytest.approx(expected, abs=0.02)
+    found = [*recorded("logistic")["exponents"], experiments.exponent(0.5, 1)]
+    assert [(e["q"], e["norm_squared"]) for e in found[:-1]] == list(experiments.OPPOSITE)
+    for e in found:
+        mu = e["q"] * e["norm_squared"]
+        assert e["exponent"] == pytest.approx(-mu if e["q"] == 1 else -min(mu, 1), abs=0.01)
 
 
 def test_simulation_meets_its_predictions():
