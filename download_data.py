@@ -298,9 +298,14 @@ def run_tool(command: list[str], folder: Path, deadline: float) -> str:
     how = {"cwd": folder, "env": os.environ | {"TMPDIR": str(folder)}, "start_new_session": True}
     with subprocess.Popen(command, **how, **streams) as tool:
         try:
-            output, _ = tool.communicate(timeout=deadline - time.monotonic())
-        except subprocess.TimeoutExpired:
-            raise SourceDown("too slow: its time is up") from None
+            output = None
+            while output is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    output, _ = tool.communicate(timeout=1)
+                if tool.returncode != 0 and shutil.disk_usage(folder).free < 2**20:
+                    raise SourceDown("the disk is full")  # for which apt-get may wait forever
+                if output is None and time.monotonic() > deadline:
+                    raise SourceDown("too slow: its time is up")
         finally:
             with contextlib.suppress(OSError):  # as none is left
                 os.killpg(tool.pid, signal.SIGKILL)
@@ -447,7 +452,6 @@ def printable(text: str) -> str:
 
 def run(program: Callable[[], None]) -> int:
     """Call `program` and return the exit status; say on stderr what stopped it, if anything."""
-
     stops = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")]
 
     def interrupt(number: int, _) -> None:
@@ -488,12 +492,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.mirror is not None and not re.match("(?i)https?://[^/]", options.mirror):
         parser.error("--mirror: not an http or https URL")  # it may hold a password
-
-    def download() -> None:
-        data_dir = ensure(options.data_dir, options.mirror)
-        log(f"{data_dir}: all four files are there and verified")
-
-    return run(download)
+    verified = "all four files are there and verified"
+    return run(lambda: log(f"{ensure(options.data_dir, options.mirror)}: {verified}"))
 
 
 if __name__ == "__main__":

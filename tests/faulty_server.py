@@ -293,6 +293,18 @@ def unprivileged() -> tuple:
     return prefix
 
 
+@contextlib.contextmanager
+def small_disk(folder: Path):
+    """Room for the smallest file in the folder, and not for the next one."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting is not permitted")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
 def until(condition, process=None) -> None:
     """Wait for the condition to hold, at most as long as the process runs."""
     deadline = time.monotonic() + 60

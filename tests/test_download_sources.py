@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 
+import faulty_server
 import pytest
 from faulty_server import FILES, SERVER, SMALL, end, original, right, run, start, until
 
@@ -153,6 +154,15 @@ def test_a_package_that_cannot_be_had_is_told(tmp_path, package, apt_get):
     end = run(tmp_path / "data", env=env, files=FILES[:2], **short)
     assert end.code == 1
     assert end.err.count(f"\nthe system's package mirror: {CANNOT_BE_HAD[apt_get]}") == 1, end.err
+
+
+@pytest.mark.parametrize("apt_get", ["sleep 600", "exit 1"])
+def test_a_full_disk_is_told_at_once(tmp_path, package, apt_get):
+    """Also when apt-get waits for room that never comes, or says nothing of it."""
+    env, folder = package(apt_get), tmp_path / "disk"
+    folder.mkdir()
+    with faulty_server.small_disk(folder):
+        assert "package mirror: the disk is full\n" in run(folder, env=env).err
 
 
 def test_apt_get_ends_with_us_and_its_helper_with_it(tmp_path, package):
