@@ -8,14 +8,17 @@ of it than expected, and is moved to its final name only if its SHA-256 is right
 - a wrong or partial file never gets its final name, and an old file stays until the new one is
   verified; what one run has verified, the next run keeps;
 - files that are present and right need no network, and nothing is written;
-- the temporary folder is removed however the program ends, except by SIGKILL;
+- the temporary folder is removed also after Ctrl-C, SIGTERM, SIGHUP and SIGQUIT, at any time;
 - time is bounded: an attempt at a file may take GRACE seconds, and one for every MIN_RATE bytes.
 """
 
+import signal
 import sys
 
 if sys.version_info < (3, 10):  # noqa: UP036 - an old Python must say so, not fail somewhere
     sys.exit(f"Python 3.10 or newer is needed; this is Python {sys.version.split()[0]}.")
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules are imported: no traceback
 
 import argparse
 import contextlib
@@ -25,9 +28,7 @@ import os
 import queue
 import re
 import shutil
-import signal
 import subprocess
-import tempfile
 import threading
 import time
 import zlib
@@ -119,26 +120,30 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
             log(f"{path}: {wrong}; fetching it again")
     if not missing:
         return data_dir
+    folder = data_dir / f".fetching-{os.urandom(8).hex()}"  # known before it is made
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=data_dir, prefix=".fetching-", ignore_cleanup_errors=True
-        ) as folder:
-            for name, source in sources(mirror, Path(folder)):
-                for file in list(missing):
-                    try:
-                        fetch(file, name, source, Path(folder, file.name), data_dir / file.name)
-                        missing.remove(file)
-                    except SourceDown as error:
-                        log(f"{name}: {error}")
-                        break
-                    except Refused as error:
-                        log(f"{name}: {file.name}: {error}")
+        folder.mkdir(0o700)
+        for name, source in sources(mirror, folder):
+            for file in list(missing):
+                try:
+                    fetch(file, name, source, folder / file.name, data_dir / file.name)
+                    missing.remove(file)
+                except SourceDown as error:
+                    log(f"{name}: {error}")
+                    break
+                except Refused as error:
+                    log(f"{name}: {file.name}: {error}")
     except OSError as error:
         raise DataError(
             f"cannot store the data in {data_dir}: {error.strerror}. To use another folder DIR: "
             "download_data.py --data-dir DIR, then softmax_sgd.py --data-dir DIR"
         ) from None
+    finally:
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:  # again, if a signal broke that off: `run` lets no second one through
+            shutil.rmtree(folder, ignore_errors=True)
     if missing:
         raise DataError(
             "not all files can be had, for the reasons above. Install the package "
@@ -250,7 +255,8 @@ def sources(mirror: str | None, folder: Path) -> list[tuple[str, Callable]]:
     ]
     if mirror:
         url = mirror.rstrip("/") + "/"
-        listed.insert(0, (mirror, lambda file: http(url + file.name, NPY)))
+        name = re.sub("//[^/]*@", "//", mirror)  # without the password
+        listed.insert(0, (name, lambda file: http(url + file.name, NPY)))
     return listed
 
 
@@ -279,41 +285,49 @@ def unpack_package(folder: Path) -> None:
     log(f"{PACKAGE} from the system's package mirror", live=True)
     deadline = time.monotonic() + GRACE + 31_000_000 / MIN_RATE  # the size of the package
     apt_get = ["apt-get", "-q", f"-oDir::State={folder}", f"-oDir::Cache={folder}"]
-    for command in (
-        [*apt_get, "-oAcquire::Languages=none", "update"],
-        [*apt_get, "download", PACKAGE],
-        ["sh", "-c", "exec dpkg-deb -x *.deb ."],
-    ):
+    # One dead repository fails the update, though another has the package.
+    update = run_tool([*apt_get, "-oAcquire::Languages=none", "update"], folder, deadline)
+    for command in ([*apt_get, "download", PACKAGE], ["sh", "-c", "exec dpkg-deb -x *.deb ."]):
+        if reason := run_tool(command, folder, deadline):
+            raise SourceDown(f"{update}; {reason}" if update else reason)
+
+
+def run_tool(command: list[str], folder: Path, deadline: float) -> str:
+    """Run it in `folder`, and leave no helper of its running; return its last words if it fails."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+    how = {"cwd": folder, "env": os.environ | {"TMPDIR": str(folder)}, "start_new_session": True}
+    with subprocess.Popen(command, **how, **streams) as tool:
         try:
-            done = subprocess.run(
-                command,
-                cwd=folder,
-                timeout=deadline - time.monotonic(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-        except subprocess.TimeoutExpired:
-            raise SourceDown("too slow: its time is up") from None
-        if done.returncode:
-            words = done.stdout.decode(errors="replace").strip() or f"status {done.returncode}"
-            raise SourceDown(f"{command[0]}: {printable(words.splitlines()[-1])}")
+            output = None
+            while output is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    output, _ = tool.communicate(timeout=1)
+                if tool.returncode != 0 and shutil.disk_usage(folder).free < 2**20:
+                    raise SourceDown("the disk is full")  # for which apt-get may wait forever
+                if output is None and time.monotonic() > deadline:
+                    raise SourceDown("too slow: its time is up")
+        finally:
+            with contextlib.suppress(OSError):  # as none is left
+                os.killpg(tool.pid, signal.SIGKILL)
+            tool.wait()  # Popen does not, after a KeyboardInterrupt
+    words = output.decode(errors="replace").strip() or f"status {tool.returncode}"
+    return f"{command[0]}: {printable(words.splitlines()[-1])}" if tool.returncode else ""
 
 
 def http(url: str, magic: bytes) -> Iterator[bytes]:
     """The body of `url`, if it begins with `magic`. TLS is verified, and not left for http."""
     try:
         import requests  # only here, so that NumPy is enough once the data are there
-    except ModuleNotFoundError:
-        raise SourceDown("the package requests is missing") from None
+    except Exception as error:  # whatever a half-finished upgrade leaves
+        raise SourceDown(f"the package requests is not usable: {printable(str(error))}") from None
     with requests.Session() as session:
-        if url.startswith("https://"):
+        if url.lower().startswith("https://"):
             del session.adapters["http://"]
         identity = {"Accept-Encoding": "identity"}  # what is compressed on the way has another hash
         try:
             answer = session.get(url, stream=True, timeout=TIMEOUT, headers=identity)
         except Exception as error:  # of three libraries, whatever a foreign server provokes
-            raise SourceDown(explain(error)) from None
+            raise explain(error) from None
         with answer:
             if answer.status_code != 200:
                 busy = answer.status_code in (408, 429) or answer.status_code >= 500
@@ -334,19 +348,23 @@ def http(url: str, magic: bytes) -> Iterator[bytes]:
                 raise Broken("the connection broke, or stalled") from None
 
 
-def explain(error: Exception) -> str:
-    """Why a server cannot be reached, in plain words."""
+def explain(error: Exception) -> Refused:
+    """What to raise when a server gives no answer, in plain words."""
     for sign, words in (
         ("Proxy|SOCKS", "the proxy cannot be used"),
+        ("CA certificate bundle", "the certificates that REQUESTS_CA_BUNDLE names are not there"),
         ("SSLError", "TLS failed, or the certificate does not verify"),
         ("InvalidSchema", "it redirects to another protocol"),
+        ("TooManyRedirects", "it redirects without end"),
+        ("BadStatus|LineTooLong|InvalidHeader|HTTPException", "its answer is not HTTP"),
         ("[Nn]ame.?[Rr]esolution|getaddrinfo|not known", "its name cannot be resolved"),
         ("refused", "connection refused"),
         ("timed out", f"no answer for {TIMEOUT} s"),
     ):
         if re.search(sign, repr(error)):
-            return words
-    return "it cannot be reached"
+            return SourceDown(words)
+    dropped = "aborted" in repr(error)
+    return Broken("the connection broke") if dropped else SourceDown("it cannot be reached")
 
 
 def npy_from_idx(file: File, chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -408,7 +426,7 @@ def log(line: str, live: bool = False) -> None:
     """Print a line on stderr.
 
     On a terminal, a live line is replaced by the next line; elsewhere it is printed only if nothing
-    has been printed for ten seconds. If stderr is closed or full, the line is lost.
+    has been printed for ten seconds. Once stderr is closed or full, the lines are lost.
     """
     global last_line
     if sys.stderr is None:  # closed
@@ -420,8 +438,10 @@ def log(line: str, live: bool = False) -> None:
         if live and time.monotonic() < last_line + 10:
             return
         live = False
-    with contextlib.suppress(OSError):
+    try:
         print(line, end="" if live else "\n", file=sys.stderr)
+    except OSError:
+        sys.stderr = None  # lest Python's last flush fail, too, and with it the program
     last_line = time.monotonic()
 
 
@@ -432,8 +452,7 @@ def printable(text: str) -> str:
 
 def run(program: Callable[[], None]) -> int:
     """Call `program` and return the exit status; say on stderr what stopped it, if anything."""
-
-    stops = [getattr(signal, s) for s in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, s)]
+    stops = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")]
 
     def interrupt(number: int, _) -> None:
         for second in stops:  # which would stop the cleaning up
@@ -453,7 +472,9 @@ def run(program: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        log(f"{name}: cannot write {error.filename or 'the results'}: {error.strerror}")
+        lost = isinstance(error, FileNotFoundError) and error.filename is None  # by os.getcwd
+        what = f"cannot write {error.filename or 'the results'}: {error.strerror}"
+        log(f"{name}: {'the current folder no longer exists' if lost else what}")
         return 1
     except KeyboardInterrupt as interruption:
         log(f"{name}: interrupted")
@@ -467,16 +488,12 @@ def main() -> int:
     )
     add = parser.add_argument
     add("--data-dir", metavar="DIR", default=DATA, help="where the files go: %(default)s")
-    add("--mirror", metavar="URL", help="a folder on a web server with the .npy files, asked first")
+    add("--mirror", type=str.strip, metavar="URL", help="a web folder of .npy files, asked first")
     options = parser.parse_args()
-    if options.mirror is not None and not re.match(r"https?://[^/]", options.mirror):
-        parser.error(f"--mirror {options.mirror}: not an http or https URL")
-
-    def download() -> None:
-        data_dir = ensure(options.data_dir, options.mirror)
-        log(f"{data_dir}: all four files are there and verified")
-
-    return run(download)
+    if options.mirror is not None and not re.match("(?i)https?://[^/]", options.mirror):
+        parser.error("--mirror: not an http or https URL")  # it may hold a password
+    verified = "all four files are there and verified"
+    return run(lambda: log(f"{ensure(options.data_dir, options.mirror)}: {verified}"))
 
 
 if __name__ == "__main__":

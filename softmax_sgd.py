@@ -36,6 +36,7 @@ step passes over W, by far the largest of its arrays where minibatches are small
 """
 
 import os
+import signal
 import sys
 
 if __name__ == "__main__":
@@ -43,8 +44,11 @@ if __name__ == "__main__":
     for library in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM"):
         os.environ.setdefault(f"{library}_THREADS", "1")
     sys.setswitchinterval(1e-4)  # seconds: the workers' many short calls wait less for each other
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules are imported: no traceback
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
@@ -56,13 +60,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from download_data import DataError, ensure, log, read_npy, run
+from download_data import DATA, DataError, ensure, log, read_npy, run
 
 import numpy as np  # isort: skip - after download_data, which says it plainly if it is missing
 
 CLASSES = 10  # c of the models that are trained here
 MAX_STACK = 16  # the largest K: more are not faster, and leave fewer stacks for the cores to share
-DATA = Path(__file__).resolve().with_name("data")
 
 # --- Data -----------------------------------------------------------------------------------------
 
@@ -416,11 +419,9 @@ def checked(kind: type, valid: Callable[..., bool], wanted: str) -> Callable[[st
     """A type for argparse: a `kind` that is `valid`."""
 
     def parse(text: str) -> int | float:
-        try:
+        with contextlib.suppress(ValueError):
             if valid(value := kind(text)):
                 return value
-        except ValueError:
-            pass
         raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
 
     return parse
@@ -462,8 +463,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    options = parse_arguments()
-    return run(lambda: run_experiment(options))
+    return run(lambda: run_experiment(parse_arguments()))
 
 
 if __name__ == "__main__":

@@ -104,6 +104,7 @@ FAULTS = {
     "stall": lambda body: [HOLD],
     "stall-in-body": lambda body: [half(whole(body)), HOLD],
     "reset": lambda body: [RESET],
+    "closed": lambda body: [],
     "reset-in-body": lambda body: [half(whole(body)), 0.1, RESET],
     "busy-for-an-hour": lambda body: [whole(b"", "Retry-After: 3600", status=429)],
     "redirect": lambda body: [whole(b"", "Location: ?again", status=302)],
@@ -145,6 +146,7 @@ class Server:
         if tls:
             listener = tls.wrap_socket(listener, server_side=True, do_handshake_on_connect=False)
         self.requests, self.lock, self.numbers = [], threading.Lock(), itertools.count(1)
+        self.head = None  # of the last request
         threading.Thread(target=self.serve, args=[listener], daemon=True).start()
 
     def serve(self, listener):
@@ -162,6 +164,7 @@ class Server:
                 return
             target = head.split()[1].partition("?")[0]
             with self.lock:
+                self.head = head
                 self.requests.append(target)
                 times = self.requests.count(target)
             identity = "Accept-Encoding: identity\r\n" in head
@@ -288,6 +291,18 @@ def unprivileged() -> tuple:
     if not prefix[0] or subprocess.run([*prefix, "true"], capture_output=True).returncode:
         pytest.skip("permissions do not bind root, and there is no setpriv that works")
     return prefix
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path):
+    """Room for the smallest file in the folder, and not for the next one."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting is not permitted")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def until(condition, process=None) -> None:

@@ -362,6 +362,33 @@ def test_importing_does_nothing(tmp_path):
 
 # --- How it ends ----------------------------------------------------------------------------------
 
+both = pytest.mark.parametrize("program", ["softmax_sgd.py", "download_data.py"])
+
+
+def after(commands, program, folder):
+    """What comes of a program that a shell starts in the folder, after these commands."""
+    line = f'{commands}; exec "{sys.executable}" "{ROOT / program}" --data-dir here'
+    env = os.environ | {"PYTHONPATH": str(folder)}
+    done = subprocess.run(["sh", "-c", line], cwd=folder, env=env, capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+@posix
+@both
+def test_started_in_a_folder_that_is_gone(tmp_path, program):
+    told = f"{program}: the current folder no longer exists\n"
+    assert after("mkdir gone; cd gone; rmdir ../gone", program, tmp_path) == (1, told)
+
+
+@posix
+@both
+def test_interrupted_while_it_starts_it_ends_in_silence(tmp_path, program):
+    """Unless SIGINT is ignored, as by a shell's jobs in the background."""
+    signalled = "import os; os.kill(os.getpid(), 2); raise SystemExit('went on')"
+    (tmp_path / "numpy.py").write_text(signalled)
+    assert after(":", program, tmp_path) == (-signal.SIGINT, "")
+    assert after("trap '' INT", program, tmp_path) == (1, "went on\n")
+
 
 @posix
 @pytest.mark.parametrize("lines", [0, 1])

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 
@@ -115,15 +114,9 @@ def test_what_hinders_is_told_and_left_as_it_is(tmp_path, hindrance):
 
 
 def test_a_full_disk_keeps_what_is_verified(tmp_path):
-    """It has room for the smallest file, and not for the next one."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(tmp_path)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting is not permitted")
-    try:
+    with faulty_server.small_disk(tmp_path):
         end = run(tmp_path, files=FILES[:2], mirror=SERVER.url("good"))
         assert end.code == 1
         assert f"cannot store the data in {tmp_path}: No space left on device" in end.err
         assert [path.name for path in tmp_path.iterdir()] == [SMALL.name]
         assert right(tmp_path, SMALL)
-    finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)

@@ -35,12 +35,12 @@ FAULTS = {
     "one-more": (1, "more than the 40128 bytes expected"),
     "endless": (1, "more than the 40128 bytes expected"),
     "cut": (3, "the connection broke, or stalled|cut short: .*"),  # depends on urllib3
-    "reset": (1, "it cannot be reached"),
+    "reset": (3, "the connection broke"),
     "reset-in-body": (3, "the connection broke, or stalled"),
-    "redirect": (31, "it cannot be reached"),
+    "redirect": (31, "it redirects without end"),
     "redirect-to-file": (1, "it redirects to another protocol"),
     "compressed": (1, r"not the file but something that begins b'\\x1f\\x8b.*'"),
-    "not-http": (1, "it cannot be reached"),
+    "not-http": (1, "its answer is not HTTP"),
     "control-characters": (1, r"HTTP 404 \[2JSo, (so ){64}s"),
 }
 # Those that get the right file all the same: how often it is asked for.
@@ -50,6 +50,7 @@ OVERCOME = {
     "redirect+good": 2,
     "503+good": 2,
     "cut+good": 2,
+    "closed+reset+good": 3,
     "stall-in-body+reset-in-body+good": 3,
 }
 # What is said of a damaged IDX file, in the system's folder and on Zalando's server.
@@ -143,6 +144,10 @@ OUT_OF_REACH = {
     "closed to TLS": (CLOSED.replace("http", "https"), "connection refused"),
     "without a name": ("http://nowhere.invalid/", "its name cannot be resolved"),
     "without an address": ("http://127.0.0.1:99999/", "it cannot be reached"),
+    "without certificates": (
+        CLOSED.replace("http", "https"),
+        "the certificates that REQUESTS_CA_BUNDLE names are not there",
+    ),
     "without TLS": (SERVER.address.replace("http", "https"), "TLS failed, or .*"),
 }
 
@@ -150,7 +155,8 @@ OUT_OF_REACH = {
 @pytest.mark.parametrize("server", OUT_OF_REACH)
 def test_a_server_out_of_reach_is_asked_once_and_for_one_file(tmp_path, server):
     (mirror, reason), course = OUT_OF_REACH[server], SERVER.url("good")
-    end = run(tmp_path, files=FILES[:2], mirror=mirror, COURSE=course)
+    env = {"REQUESTS_CA_BUNDLE": "gone"} if "certificates" in server else {}
+    end = run(tmp_path, files=FILES[:2], mirror=mirror, COURSE=course, env=env)
     said_once(end, mirror, reason)
     assert SERVER.asked(course) == [file.name for file in FILES[:2]]
 
@@ -192,9 +198,11 @@ def test_https_is_verified(tmp_path, tls, name, trusted):
         said_once(end, mirror, "TLS failed, or the certificate does not verify")
 
 
-def test_https_is_never_left_for_http(tmp_path, tls):
+@pytest.mark.parametrize("scheme", ["https", "HTTPS"])
+def test_https_is_never_left_for_http(tmp_path, tls, scheme):
     server, trust = tls
-    mirror, before = server.url("redirect-to-http"), len(SERVER.requests)
+    mirror = server.url("redirect-to-http").replace("https", scheme)
+    before = len(SERVER.requests)
     end = run(tmp_path, mirror=mirror, env=trust)
     assert SERVER.requests[before:] == [], "the request went out in the clear"
     said_once(end, mirror, "it redirects to another protocol")

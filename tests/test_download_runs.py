@@ -63,6 +63,23 @@ def test_an_impatient_user_leaves_no_trace(tmp_path):
         list(pool.map(interrupt, range(12)))
 
 
+STOP = "stop = lambda: d.os.kill(d.os.getpid(), d.signal.SIGQUIT); "
+AT = {
+    "right after it was made": "mkdir = d.Path.mkdir; d.Path.mkdir = lambda path, *mode, **how: "
+    "(mkdir(path, *mode, **how), path.name.startswith('.fetching') and stop())",
+    "when it is removed": "remove = d.shutil.rmtree; d.shutil.rmtree = lambda *path, **how: "
+    "(stop(), remove(*path, **how))",
+}
+
+
+@posix
+@pytest.mark.parametrize("at", AT)
+def test_a_signal_does_not_leave_the_temporary_folder(tmp_path, at):
+    outcome = run(tmp_path, mirror=SERVER.url("good"), before=STOP + AT[at])
+    assert outcome.code == 131, outcome.err
+    assert outcome.err.endswith("download_data.py: interrupted\n")
+
+
 def test_several_at_once_on_one_empty_folder(tmp_path):
     folder, mirror = tmp_path / "data", SERVER.url("good")
     processes = [start(folder, files=FILES[:3], mirror=mirror) for _ in range(4)]
@@ -97,9 +114,13 @@ def test_plain_lines_without_a_terminal(tmp_path):
 
 
 @posix
-def test_the_data_are_fetched_though_nobody_can_be_told(tmp_path):
-    closed = ("/bin/sh", "-c", 'exec "$@" 2>&-', "sh")
-    assert run(tmp_path, mirror=SERVER.url("503+good"), prefix=closed).code == 0
+@pytest.mark.parametrize("stderr", ["closed", "a pipe that nobody reads"])
+def test_the_data_are_fetched_though_nobody_can_be_told(tmp_path, stderr):
+    reader, pipe = os.pipe()
+    os.close(reader)
+    how = {"prefix": ("/bin/sh", "-c", 'exec "$@" 2>&-', "sh")} if stderr == "closed" else {}
+    assert run(tmp_path, mirror=SERVER.url("503+good"), **{"stderr": pipe} | how).code == 0
+    os.close(pipe)
 
 
 @pytest.mark.parametrize(("columns", "width"), [(75, 74), (0, 79)])  # 0: it does not know
@@ -143,8 +164,17 @@ def test_a_server_gets_a_pause_before_it_is_asked_again(tmp_path, monkeypatch):
     assert pauses == [PAUSE, PAUSE]
 
 
-@pytest.mark.parametrize("url", ["", "ftp://host/", "host/path", "http://", "https:///path"])
+@pytest.mark.parametrize("url", ["", "ftp://me:secret@host/", "host/path", "http://", "https:///"])
 def test_a_mirror_must_be_on_the_web(tmp_path, url):
     end = run(tmp_path, "--mirror", url)
     assert end.code == 2
-    assert end.err.endswith(f"error: --mirror {url}: not an http or https URL\n")
+    assert end.err.endswith("error: --mirror: not an http or https URL\n")
+    assert "secret" not in end.err
+
+
+def test_a_mirror_as_one_may_write_it(tmp_path):
+    """A password is used, and never told."""
+    mirror = SERVER.url("good").replace("http", "HTTP")
+    outcome = run(tmp_path, "--mirror", f" {mirror.replace('//', '//me:p@secret@')} ")
+    assert outcome.err.splitlines() == results(tmp_path, SMALL, mirror)
+    assert "\r\nAuthorization: Basic bWU6cEBzZWNyZXQ=\r\n" in SERVER.head

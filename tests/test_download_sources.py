@@ -5,7 +5,9 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 
+import faulty_server
 import pytest
 from faulty_server import FILES, SERVER, SMALL, end, original, right, run, start, until
 
@@ -61,11 +63,13 @@ def test_when_every_source_fails_each_reason_is_told_and_what_to_do(tmp_path):
     ]
 
 
-def test_without_requests_the_other_sources_still_work(tmp_path):
+@pytest.mark.parametrize("error", ["ModuleNotFoundError", "AttributeError"])  # missing, broken
+def test_without_requests_the_other_sources_still_work(tmp_path, error):
     (tmp_path / SMALL.idx).write_bytes(original(SMALL.idx))
-    mirror, lacking = SERVER.url("good"), "sys.modules['requests'] = None"
-    end = run(tmp_path / "data", mirror=mirror, SYSTEM=str(tmp_path), before=lacking)
-    assert f"{mirror}: the package requests is missing" in end.err
+    (tmp_path / "requests.py").write_text(f"raise {error}('for this\\nreason')")
+    mirror, first = SERVER.url("good"), f"sys.path.insert(0, {str(tmp_path)!r})"
+    end = run(tmp_path / "data", mirror=mirror, SYSTEM=str(tmp_path), before=first)
+    assert f"{mirror}: the package requests is not usable: for thisreason\n" in end.err
     assert right(tmp_path / "data", SMALL), end.err
 
 
@@ -99,11 +103,11 @@ def package(tmp_path):
 
 
 def test_the_package_is_unpacked_in_a_temporary_folder(tmp_path, package):
-    """Update comes before download, download before unpacking; lists and cache are our own."""
+    """Update comes before download, and need not succeed; lists, cache and TMPDIR are our own."""
     (tmp_path / SMALL.idx).write_bytes(original(SMALL.idx))
-    apt_get = """case "$*" in
-        *State=$PWD*Cache=$PWD*update) touch updated ;;
-        *State=$PWD*Cache=$PWD*download*) test -e updated && touch the.deb ;;
+    apt_get = """case "$TMPDIR $*" in
+        $PWD*State=$PWD*Cache=$PWD*update) touch updated; exit 100 ;;
+        $PWD*State=$PWD*Cache=$PWD*download*) test -e updated && touch the.deb ;;
     esac"""
     dpkg_deb = f"""test "$1 $2 $3" = "-x the.deb ." || exit
         mkdir -p {PACKED} && cp {tmp_path}/{SMALL.idx} {PACKED}"""
@@ -138,6 +142,7 @@ CANNOT_BE_HAD = {
     "exit 7": "apt-get: status 7",
     "touch the.deb": "sh: dpkg-deb: not an archive",
     "read line; echo \"asked, got '$line'\"; exit 1": "apt-get: asked, got ''",
+    'echo "E: $4"; exit 100': "apt-get: E: -oAcquire::Languages=none; apt-get: E: download\n",
     "exec sleep 600": "too slow: its time is up",
 }
 
@@ -151,13 +156,26 @@ def test_a_package_that_cannot_be_had_is_told(tmp_path, package, apt_get):
     assert end.err.count(f"\nthe system's package mirror: {CANNOT_BE_HAD[apt_get]}") == 1, end.err
 
 
-def test_apt_get_ends_with_us(tmp_path, package):
+@pytest.mark.parametrize("apt_get", ["sleep 600", "exit 1"])
+def test_a_full_disk_is_told_at_once(tmp_path, package, apt_get):
+    """Also when apt-get waits for room that never comes, or says nothing of it."""
+    env, folder = package(apt_get), tmp_path / "disk"
+    folder.mkdir()
+    with faulty_server.small_disk(folder):
+        assert "package mirror: the disk is full\n" in run(folder, env=env).err
+
+
+def test_apt_get_ends_with_us_and_its_helper_with_it(tmp_path, package):
     """It writes more than a pipe holds, so that it gets no further until it is listened to."""
-    pid = tmp_path / "pid"
-    env = package(f"head -c 1000000 /dev/zero; echo $$ > {pid}; exec sleep 600")
+    pid, beats = tmp_path / "pid", tmp_path / "beats"
+    helper = f"while sleep 0.02; do echo >> {beats}; done &"
+    env = package(f"{helper} head -c 1000000 /dev/zero; echo $$ > {pid}; exec sleep 600")
     process = start(tmp_path / "data", env=env)
-    until(lambda: pid.exists() and pid.read_text(), process)
+    until(lambda: pid.exists() and pid.read_text() and beats.exists(), process)
     process.send_signal(signal.SIGTERM)
     assert end(process).code == 143
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
+    count = beats.stat().st_size
+    time.sleep(0.5)
+    assert beats.stat().st_size == count, "a helper of apt-get lives on"
