@@ -271,11 +271,11 @@ def plane() -> Figure:
         axes.text(-0.1, 0.1, "0", ha="right")
         if limit is None:
             axes.plot(*examples.mean(axis=0), ".", color=ORANGE)  # nearest to 0, by symmetry
-            axes.text(1.65, 1.35, "ℎ", color=ORANGE)
+            axes.text(1.75, 1.42, "ℎ", color=ORANGE)
         else:
             axes.plot(*limit, "o", markerfacecolor="white", color=BLUE, markersize=5)
         for (x1, x2), side in zip(examples, ((-0.1, 0.1, "right"), (0.1, -0.35, "left"))):
-            axes.text(x1 + side[0], x2 + side[1], f"({x1:g}, {x2:g})", ha=side[2])
+            axes.text(x1 + side[0], x2 + side[1], f"({x1:g}, {x2:g})".replace("-", "−"), ha=side[2])
     return figure
 
 
