@@ -230,7 +230,7 @@ LOOKS = {  # each pair's name, colour, width of line, and on which side of its e
 def logistic() -> Figure:
     """The loss, b and the distance of w from its limit, with what the proofs predict dashed."""
     facts, paths = read("logistic"), arrays("logistic")
-    t, figure = paths["t"], Figure((WIDTH, 3.6 * CM))
+    t, figure = paths["t"], Figure((WIDTH, 3.9 * CM))
     panels, late, time = figure.subplots(1, 3), t >= 30, facts["learning_rate"] * t
     for name, (text, colour, width, side) in LOOKS.items():
         w, (b, loss) = paths[name][:, :2], paths[name][:, 2:].T
@@ -246,7 +246,7 @@ def logistic() -> Figure:
                 axes.text(1.3 * t[-1], values[-1], text, color=colour, va=side)
     titles = "loss", "𝑎_{𝑡} − log 𝜀𝑡", "distance of 𝑤_{𝑡} from its limit"
     for axes, title, lowest in zip(panels, titles, (1e-6, None, 1e-12)):
-        axes.set(xscale="log", xlabel="step 𝑡", xlim=(1, t[-1]), title=title)
+        axes.set(xscale="log", xlabel="step 𝑡", xlim=(1, t[-1]), title=title, ymargin=0.15)
         axes.set_xticks([1, 1e2, 1e4, 1e6], map(power, (1, 1e2, 1e4, 1e6)))
         if lowest:
             ticks = lowest ** (np.arange(4) / 3)
