@@ -106,13 +106,13 @@ def test_the_package_is_unpacked_in_a_temporary_folder(tmp_path, package):
     """Update comes before download, and need not succeed; lists, cache and TMPDIR are our own."""
     (tmp_path / SMALL.idx).write_bytes(original(SMALL.idx))
     apt_get = """case "$TMPDIR $*" in
-        $PWD*State=$PWD*Cache=$PWD*update) touch updated; exit 100 ;;
+        $PWD*State=$PWD*Cache=$PWD*update) sleep 1.5; touch updated; exit 100 ;;
         $PWD*State=$PWD*Cache=$PWD*download*) test -e updated && touch the.deb ;;
     esac"""
     dpkg_deb = f"""test "$1 $2 $3" = "-x the.deb ." || exit
         mkdir -p {PACKED} && cp {tmp_path}/{SMALL.idx} {PACKED}"""
     show = "d.log = lambda line, live=False: print('live: ' * live + line, file=sys.stderr)"
-    time_enough, env = {"GRACE": 60, "MIN_RATE": 10**9}, package(apt_get, dpkg_deb)
+    time_enough, env = {"GRACE": 20, "MIN_RATE": 1_550_000}, package(apt_get, dpkg_deb)
     end = run(tmp_path / "data", env=env, before=show, **time_enough)
     assert "\nlive: dataset-fashion-mnist from the system's package mirror\n" in end.err
     assert f"{SMALL.name}: 0.04 MB from the system's package mirror, verified" in end.err
