@@ -412,7 +412,7 @@ def read_npy(path: Path, dimensions: int, highest: int) -> np.ndarray:
             raise ValueError(f"values from {low} to {high}, not within 0 to {highest}")
     except Exception as error:  # NumPy raises half a dozen types
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        reason = reason.partition(". ")[0]  # what may follow is advice to trust the file
+        reason = reason.partition(". ")[0] or "damaged"  # what may follow is advice to trust it
         raise DataError(f"{path}: not usable: {printable(reason)}") from None
     return array
 

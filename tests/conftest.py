@@ -19,7 +19,10 @@ settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # it would hide what buffers keep
-signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell has it ignored
+# A shell starts a job in the background with these ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if os.name == "posix":
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 LARGE = 3.0  # an alpha that dominates the gradient
