@@ -25,6 +25,7 @@ if os.name == "posix":
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = sys.executable, ROOT / "softmax_sgd.py"
 LARGE = 3.0  # an alpha that dominates the gradient
 NAMES = [
     f"fashion_mnist_{part}_{kind}.npy"
@@ -88,10 +89,11 @@ def own_files(tmp_path):
     return write_own_files(tmp_path / "own")
 
 
-def command(*arguments, cwd=ROOT, **how):
-    """Run the program as its user does."""
-    line = [sys.executable, str(ROOT / "softmax_sgd.py"), *map(str, arguments)]
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=300, **how)
+def command(*arguments, line=PROGRAM, call=subprocess.run, env=(), **how):
+    """Run the program as its user does, who has not set the threads of BLAS."""
+    unset = {name: v for name, v in os.environ.items() if not name.endswith("_THREADS")}
+    how = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | how
+    return call([*map(str, (*line, *arguments))], env=unset | dict(env), **how)
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +107,7 @@ def run(tmp_path_factory):
         *("--seed", SEED, "--validation-fraction", FRACTION, "--data-dir", own_files),
     )
     # Linux has another disk for its temporary folder: from there, nothing can be moved to `output`.
-    done = command(*options, "--output", output, env={**os.environ, "TMPDIR": "/dev/shm"})
+    done = command(*options, "--output", output, env={"TMPDIR": "/dev/shm"})
     assert done.returncode == 0, done.stderr
     results = json.loads((output / "results.json").read_text())
     return SimpleNamespace(
