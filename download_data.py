@@ -123,7 +123,7 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
     folder = data_dir / f".fetching-{os.urandom(8).hex()}"  # known before it is made
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(0o700)
+        folder.mkdir()
         for name, source in sources(mirror, folder):
             for file in list(missing):
                 try:

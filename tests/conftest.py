@@ -27,11 +27,8 @@ if os.name == "posix":
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = sys.executable, ROOT / "softmax_sgd.py"
 LARGE = 3.0  # an alpha that dominates the gradient
-NAMES = [
-    f"fashion_mnist_{part}_{kind}.npy"
-    for part in ("train", "test")
-    for kind in ("images", "labels")
-]
+PARTS = "train_images", "train_labels", "test_images", "test_labels"
+NAMES = [f"fashion_mnist_{part}.npy" for part in PARTS]
 # The winner of this grid has an alpha above 0, and is not of the last epoch, nor of that of its
 # highest accuracy; of the batch sizes it has the first, and of the learning rates the second.
 GRID = softmax_sgd.Grid((8, 20), (0.1, 0.5), (0.0, 0.02, 0.3), 10)

@@ -121,11 +121,9 @@ def test_the_package_is_unpacked_in_a_temporary_folder(tmp_path, package):
 
 def test_what_cannot_be_removed_costs_no_data(tmp_path, package):
     """Another program may hold a file; here it is a disk, mounted in the temporary folder."""
-    folder = tmp_path / "data"
-    (tmp_path / SMALL.idx).write_bytes(original(SMALL.idx))
-    dpkg_deb = (
-        f"mkdir -p held {PACKED}; mount -t tmpfs tmpfs held; cp {tmp_path}/{SMALL.idx} {PACKED}"
-    )
+    folder, idx = tmp_path / "data", tmp_path / SMALL.idx
+    idx.write_bytes(original(SMALL.idx))
+    dpkg_deb = f"mkdir -p held {PACKED}; mount -t tmpfs tmpfs held; cp {idx} {PACKED}"
     process = start(folder, env=package("touch the.deb", dpkg_deb))
     _, err = process.communicate(timeout=60)
     held = list(folder.glob("*/held"))

@@ -81,20 +81,6 @@ def test_the_check_names_the_mistake(problem, mistake):
         check(MISTAKES[mistake](*slopes(p, p.alpha), p, p.alpha), p, p.alpha)
 
 
-@pytest.mark.data
-@pytest.mark.parametrize("alpha", [0.0, LARGE])
-def test_slope_along_random_directions_on_real_images(real, alpha):
-    rng = np.random.default_rng(4)
-    X, y = real.X[:256].astype(np.float64), real.y[:256]
-    W, b = rng.normal(0, 0.1, (784, 10)), rng.normal(0, 0.1, 10)
-    dW, db = gradients(W, b, X, y, alpha)
-    for _ in range(5):
-        U, u = rng.normal(size=W.shape), rng.normal(size=b.shape)
-        h = 1e-5 / np.sqrt((U**2).sum() + (u**2).sum())
-        above, below = (loss(W + s * U, b + s * u, X, y, alpha) for s in (h, -h))
-        np.testing.assert_allclose((dW * U).sum() + db @ u, (above - below) / (2 * h), rtol=1e-6)
-
-
 def test_an_uncertain_prediction_teaches_though_it_is_right():
     W, b, X, y = np.array([[0.1, 0.0]]), np.zeros(2), np.array([[1.0]]), np.array([0])
     dW, _ = gradients(W, b, X, y, 0.0)

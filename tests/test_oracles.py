@@ -13,13 +13,12 @@ from softmax_sgd import cross_entropy, gradients
 def test_scikit_learn_agrees_on_the_optimum():
     """Its C weighs the summed loss against ||W||^2 / 2: alpha = 1 / (n C)."""
     linear_model = pytest.importorskip("sklearn.linear_model")
-    metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(2)
     X, y, alpha = rng.uniform(0, 1, (50, 6)), rng.permutation(np.arange(50) % 10), 0.1
     peer = linear_model.LogisticRegression(C=1 / (alpha * 50), tol=1e-10, max_iter=10000)
     peer.fit(X, y)
     W, b = peer.coef_.T, peer.intercept_
-    theirs = metrics.log_loss(y, peer.predict_proba(X))
+    theirs = -np.log(peer.predict_proba(X)[range(50), y]).mean()
     np.testing.assert_allclose(cross_entropy(W, b, X, y), theirs, rtol=1e-9)
     for gradient in gradients(W, b, X, y, alpha):
         np.testing.assert_allclose(gradient, 0, atol=1e-7)

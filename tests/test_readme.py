@@ -5,12 +5,11 @@ import io
 import json
 import re
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, command
 
 from softmax_sgd import Curves, Grid, heading, report
 
@@ -54,8 +53,8 @@ def test_what_is_handed_in_runs(tmp_path):
     assert {"softmax_sgd.py", "download_data.py", "report.pdf", "requirements.txt"} <= set(files)
     for name in files:
         shutil.copy(ROOT / name, tmp_path)
-    line = [sys.executable, tmp_path / "softmax_sgd.py", "--help"]
-    assert "usage: softmax_sgd.py" in subprocess.run(line, capture_output=True, text=True).stdout
+    done = command("--help", line=[sys.executable, tmp_path / "softmax_sgd.py"])
+    assert "usage: softmax_sgd.py" in done.stdout
 
 
 @pytest.mark.data

@@ -2,9 +2,9 @@
 
 import json
 import re
-import sys
 from importlib.metadata import version
 
+import experiments
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -13,9 +13,6 @@ import softmax_sgd as program
 
 REPORT = ROOT / "report"
 RESULTS = REPORT / "results"
-sys.path.insert(0, str(REPORT))
-
-import experiments  # noqa: E402
 
 
 def recorded(name: str) -> dict:
