@@ -31,6 +31,7 @@ import shutil
 import subprocess
 import threading
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -302,7 +303,7 @@ def run_tool(command: list[str], folder: Path, deadline: float) -> str:
             while output is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     output, _ = tool.communicate(timeout=1)
-                if tool.returncode != 0 and shutil.disk_usage(folder).free < 2**20:
+                if tool.returncode != 0 and shutil.disk_usage(folder).free < 1_000_000:
                     raise SourceDown("the disk is full")  # for which apt-get may wait forever
                 if output is None and time.monotonic() > deadline:
                     raise SourceDown("too slow: its time is up")
@@ -396,7 +397,8 @@ def read_npy(path: Path, dimensions: int, highest: int) -> np.ndarray:
     try:
         if not path.is_file():
             raise ValueError("missing, or not a regular file")
-        with open(path, "rb") as content:
+        with open(path, "rb") as content, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a file that is refused, or that Python 2 wrote
             if np.lib.format.read_magic(content) != (1, 0):
                 raise ValueError("not of format 1.0, in which np.save writes numbers")
             shape, by_columns, dtype = np.lib.format.read_array_header_1_0(content)

@@ -87,7 +87,7 @@ def own_files(tmp_path):
 
 
 def command(*arguments, line=PROGRAM, call=subprocess.run, env=(), **how):
-    """Run the program as its user does, who has not set the threads of BLAS."""
+    """Run the program, or what `line` says, for a user who has not set the threads of BLAS."""
     unset = {name: v for name, v in os.environ.items() if not name.endswith("_THREADS")}
     how = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | how
     return call([*map(str, (*line, *arguments))], env=unset | dict(env), **how)

@@ -105,7 +105,7 @@ def run(base, program, source):
 def main(program):
     tree = ast.parse((ROOT / program).read_text())
     original, found, killed = ast.unparse(tree).splitlines(), list(mutants(tree, tree)), 0
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         base = Path(folder).resolve() / "base"
         shutil.copytree(ROOT, base, ignore=shutil.ignore_patterns(".*", "__pycache__", program))
         begun = run(base, program, "\n".join(original))

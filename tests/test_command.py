@@ -249,7 +249,7 @@ def test_a_missing_numpy_or_an_old_python_is_told_in_one_line():
     done = started("sys.version_info, sys.version = (3, 9, 6), '3.9.6 (default)'", "--help")
     wanted = "Python 3.10 or newer is needed; this is Python 3.9.6.\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", wanted)
-    assert started("sys.version_info = (3, 10, 0)", "--help").returncode == 0
+    assert started("sys.version_info = (3, 10)", "--help").returncode == 0
     for program in ("softmax_sgd.py", "download_data.py"):  # which an old Python can read so far
         ast.parse((ROOT / program).read_text(encoding="utf-8"), feature_version=(3, 8))
 
@@ -324,13 +324,13 @@ def test_started_in_a_folder_that_is_gone(tmp_path, program):
 
 @posix
 @both
-@pytest.mark.parametrize(("trap", "code", "err"), [("-", -2, ""), ("''", 1, "went on\n")])
-def test_interrupted_while_it_starts_it_ends_in_silence(tmp_path, program, trap, code, err):
+@pytest.mark.parametrize(("trap", "code"), [("-", -signal.SIGINT), ("''", 1)], ids=["", "ignored"])
+def test_interrupted_while_it_starts_it_ends_in_silence(tmp_path, program, trap, code):
     """Unless SIGINT is ignored, as by a shell's jobs in the background."""
     signalled = "import os; os.kill(os.getpid(), 2); raise SystemExit('went on')"
     (tmp_path / "numpy.py").write_text(signalled)
     done = after(f"trap {trap} INT", program, env={"PYTHONPATH": tmp_path})
-    assert (done.returncode, done.stderr) == (code, err)
+    assert (done.returncode, done.stderr) == (code, "went on\n" if code == 1 else "")
 
 
 @posix

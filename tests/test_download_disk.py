@@ -10,7 +10,7 @@ from faulty_server import FILES, SERVER, SMALL, listing, original, right, run, s
 
 import download_data
 
-PROGRAM = sys.executable, download_data.__file__
+DOWNLOADER = sys.executable, download_data.__file__
 pytestmark = [pytest.mark.data, pytest.mark.usefixtures("data_dir")]
 
 
@@ -26,13 +26,13 @@ def test_valid_files_need_no_network_and_no_write(tmp_path):
 
 
 def test_without_options_the_data_are_those_beside_the_script(data_dir, tmp_path):
-    done = command(line=PROGRAM, cwd=tmp_path)
+    done = command(line=DOWNLOADER, cwd=tmp_path)
     told = f"{data_dir}: all four files are there and verified\n"
     assert (done.returncode, done.stdout, done.stderr) == (0, "", told)
 
 
 def test_help_shows_the_usage():
-    shown = command("--help", line=PROGRAM, env={"COLUMNS": "999"}).stdout
+    shown = command("--help", line=DOWNLOADER, env={"COLUMNS": "999"}).stdout
     usage = "download_data.py [--data-dir DIR] [--mirror URL]"
     assert usage in download_data.__doc__
     assert f"{usage.replace(' ', ' [-h] ', 1)}\n\nFetch the four" in shown
@@ -41,6 +41,7 @@ def test_help_shows_the_usage():
 
 
 DAMAGES = {
+    "empty": (lambda content: b"", "0 bytes, not 40128"),
     "truncated": (lambda content: content[:-1], "40127 bytes, not 40128"),
     "padded": (lambda content: content + b"\0", "40129 bytes, not 40128"),
     "MNIST": (faulty_server.imposter, r"wrong content \(MNIST, .*\): its SHA-256 is \w{64}"),

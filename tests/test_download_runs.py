@@ -12,7 +12,7 @@ import pytest
 from faulty_server import FILES, MEDIUM, SERVER, SMALL, end, leftovers, right, run, start, until
 
 import download_data
-from download_data import PAUSE, Broken, Refused, fetch, write_verified
+from download_data import Broken, Refused, fetch, write_verified
 
 pytestmark = [pytest.mark.data, pytest.mark.usefixtures("data_dir")]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
@@ -40,21 +40,20 @@ def test_a_signal_midway_harms_nothing(tmp_path, source, sign, code):
     assert right(tmp_path, MEDIUM), "what was left behind was taken for data"
 
 
-STOP = "signs = [d.signal.SIGTERM, d.signal.SIGQUIT]; "
-STOP += "stop = lambda: d.os.kill(d.os.getpid(), signs.pop()); "
-AT = {
-    "right after it was made": "mkdir = d.Path.mkdir; d.Path.mkdir = lambda path, **how: "
-    "(mkdir(path, **how), path.name.startswith('.fetching') and stop())",
-    "when it is removed": "remove = d.shutil.rmtree; d.shutil.rmtree = lambda *path, **how: "
-    "(stop(), remove(*path, **how))",
-}
+# The signals come when the folder was just made, and each time when it is about to be removed.
+MADE = "mkdir = d.Path.mkdir; d.Path.mkdir = lambda path, **how: (mkdir(path, **how), "
+MADE += "path.name.startswith('.fetching') and stop()); "
+REMOVED = "remove = d.shutil.rmtree; d.shutil.rmtree = lambda *path, **how: "
+REMOVED += "(stop(), remove(*path, **how))"
 
 
 @posix
-@pytest.mark.parametrize("at", AT)
-def test_a_signal_does_not_leave_the_temporary_folder(tmp_path, at):
-    """Nor does a second one, of another kind, while what the first broke off is done again."""
-    outcome = run(tmp_path, mirror=SERVER.url("good"), before=STOP + AT[at])
+@pytest.mark.parametrize("second", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"])
+@pytest.mark.parametrize("at", [MADE + REMOVED, REMOVED], ids=["made", "removed"])
+def test_signals_do_not_leave_the_temporary_folder(tmp_path, at, second):
+    signs = f"signs = [d.signal.SIGQUIT, *[d.signal.{second}] * 2]; "
+    stop = "stop = lambda: d.os.kill(d.os.getpid(), signs.pop(0)); "
+    outcome = run(tmp_path, mirror=SERVER.url("good"), before=signs + stop + at)
     assert outcome.code == 131, outcome.err
     assert outcome.err.endswith("download_data.py: interrupted\n")
 
@@ -140,7 +139,7 @@ def test_a_server_gets_a_pause_before_it_is_asked_again(tmp_path, monkeypatch):
     monkeypatch.setattr(download_data, "time", clock)
     with pytest.raises(Refused, match="cut short: 0 bytes of 40128, 3 times"):
         fetch(SMALL, "a server", lambda file: iter([]), part, target)
-    assert pauses == [PAUSE, PAUSE]
+    assert pauses == [2, 2]
 
 
 @pytest.mark.parametrize("url", ["", "ftp://me:secret@host/", "host/path", "http://", "https:///"])

@@ -160,7 +160,7 @@ def test_a_full_disk_is_told_at_once(tmp_path, package, apt_get):
     env, folder = package(apt_get), tmp_path / "disk"
     folder.mkdir()
     with faulty_server.small_disk(folder):
-        assert "package mirror: the disk is full\n" in run(folder, env=env).err
+        assert "package mirror: the disk is full\n" in end(start(folder, env=env), 15).err
 
 
 def test_apt_get_ends_with_us_and_its_helper_with_it(tmp_path, package):

@@ -63,10 +63,9 @@ def test_the_mean_of_a_stack_does_not_drift_in_float32():
 
 def test_one_hot_labels_are_refused_with_what_to_do(problem):
     p = problem
-    for function in (evaluate, cross_entropy, loss, gradients):
-        alpha = [0.0] if function in (loss, gradients) else []
+    for function in (loss, gradients):
         with pytest.raises(ValueError, match=r"one-hot labels\? y\.argmax\(axis=1\)"):
-            function(p.W, p.b, p.X, np.eye(4)[p.y], *alpha)
+            function(p.W, p.b, p.X, np.eye(4)[p.y], 0.0)
 
 
 def test_no_function_changes_its_arguments(problem):
