@@ -292,7 +292,7 @@ def small_disk(folder: Path):
     try:
         yield folder
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "-l", str(folder)], check=True)  # also if it is in use
 
 
 def until(condition, process=None) -> None:

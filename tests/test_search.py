@@ -156,12 +156,15 @@ def test_as_many_stacks_train_at_once_as_there_are_workers(examples, monkeypatch
     assert len(threads) == workers, "more stacks than `workers` train at once: it is ignored"
 
 
-def test_progress_counts_every_point(examples):
+@pytest.mark.parametrize(("most", "stack"), [(16, 6), (4, 3)])
+def test_progress_counts_every_point(examples, monkeypatch, most, stack):
+    """After each epoch of a stack: the six models of a minibatch size, or half of them."""
     calls = []
+    monkeypatch.setattr(softmax_sgd, "MAX_STACK", most)
     curves, _, _ = search(*examples, GRID, 0, 2, lambda *call: calls.append(call))
     done, total, lowest = zip(*calls)
-    assert set(total) == {curves.cross_entropy.size} == {done[-1]}
-    assert list(done) == sorted(set(done))
+    assert list(done) == list(range(stack, 97, stack)), "more stacks than need be, or uneven ones"
+    assert set(total) == {96}
     assert lowest[-1] == curves.cross_entropy.min()
 
 
