@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ if os.name == "posix":
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = sys.executable, ROOT / "softmax_sgd.py"
+RUN = partial(subprocess.run, timeout=300)
 LARGE = 3.0  # an alpha that dominates the gradient
 PARTS = "train_images", "train_labels", "test_images", "test_labels"
 NAMES = [f"fashion_mnist_{part}.npy" for part in PARTS]
@@ -86,7 +88,7 @@ def own_files(tmp_path):
     return write_own_files(tmp_path / "own")
 
 
-def command(*arguments, line=PROGRAM, call=subprocess.run, env=(), **how):
+def command(*arguments, line=PROGRAM, call=RUN, env=(), **how):
     """Run the program, or what `line` says, for a user who has not set the threads of BLAS."""
     unset = {name: v for name, v in os.environ.items() if not name.endswith("_THREADS")}
     how = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | how

@@ -138,8 +138,8 @@ class Server:
         self.address = f"http{'s' * bool(tls)}://127.0.0.1:{listener.getsockname()[1]}"
         if tls:
             listener = tls.wrap_socket(listener, server_side=True, do_handshake_on_connect=False)
-        self.requests, self.numbers = [], itertools.count(1)
-        self.head = None  # of the last request
+        self.head, self.requests = None, []  # the head of the last request, all their targets
+        self.numbers = itertools.count(1)
         threading.Thread(target=self.serve, args=[listener], daemon=True).start()
 
     def serve(self, listener):

@@ -120,12 +120,13 @@ def test_what_is_given_up_is_read_no_further():
     until(lambda: not still_read())
 
 
+TLS = CLOSED.replace("http", "https")
 OUT_OF_REACH = {
     "closed": (CLOSED, "connection refused"),
-    "closed to TLS": (CLOSED.replace("http", "https"), "connection refused"),
+    "closed to TLS": (TLS, "connection refused"),
     "without a name": ("http://nowhere.invalid/", "its name cannot be resolved"),
     "without an address": ("http://127.0.0.1:99999/", "it cannot be reached"),
-    "without certificates": (CLOSED.replace("http", "https"), "the certificates that REQUESTS.*"),
+    "without certificates": (TLS, "the certificates that REQUESTS_CA_BUNDLE names are not there"),
     "without TLS": (SERVER.address.replace("http", "https"), "TLS failed, or .*"),
 }
 

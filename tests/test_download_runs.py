@@ -43,8 +43,7 @@ def test_a_signal_midway_harms_nothing(tmp_path, source, sign, code):
 # The signals come when the folder was just made, and each time when it is about to be removed.
 MADE = "mkdir = d.Path.mkdir; d.Path.mkdir = lambda path, **how: (mkdir(path, **how), "
 MADE += "path.name.startswith('.fetching') and stop()); "
-REMOVED = "remove = d.shutil.rmtree; d.shutil.rmtree = lambda *path, **how: "
-REMOVED += "(stop(), remove(*path, **how))"
+REMOVED = "rm = d.shutil.rmtree; d.shutil.rmtree = lambda *at, **how: (stop(), rm(*at, **how))"
 
 
 @posix

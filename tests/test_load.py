@@ -1,9 +1,7 @@
 """What is read of files of one's own, and what is refused, in one clear line that names the file:
 no code in them is run, and no memory is taken beyond their size.
 
-More damaged files than are tried here:
-
-    FUZZ=100000 python -m pytest tests/test_load.py
+More damaged files than are tried here: FUZZ=100000 python -m pytest tests/test_load.py
 """
 
 import io

@@ -53,8 +53,8 @@ def test_what_is_handed_in_runs(tmp_path):
     assert {"softmax_sgd.py", "download_data.py", "report.pdf", "requirements.txt"} <= set(files)
     for name in files:
         shutil.copy(ROOT / name, tmp_path)
-    done = command("--help", line=[sys.executable, tmp_path / "softmax_sgd.py"])
-    assert "usage: softmax_sgd.py" in done.stdout
+    line = sys.executable, tmp_path / "softmax_sgd.py"
+    assert "usage: softmax_sgd.py" in command("--help", line=line).stdout
 
 
 @pytest.mark.data
