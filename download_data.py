@@ -7,9 +7,9 @@ size, and get their final name only if their SHA-256 matches. Therefore
 
 - a wrong or partial file never gets its final name, and a damaged file stays until its replacement
   is verified; verified files are never fetched again;
-- if all files are present and correct, nothing is fetched or written;
 - a file that may be the user's own, such as an array of another shape, is never replaced;
-- the temporary folder is removed even after Ctrl-C, SIGTERM, SIGHUP, SIGQUIT or SIGBREAK;
+- if all files are present and correct, nothing is fetched or written;
+- the temporary folder is removed even after Ctrl-C or another signal;
 - time is bounded: an attempt at a file may take GRACE seconds, plus one per MIN_RATE bytes.
 """
 
@@ -104,11 +104,12 @@ def run(program: Callable[[], None]) -> int:
         return 1
     except OSError as error:
         drop_unwritten()
-        unnamed = error.filename is None
-        if unnamed and isinstance(error, FileNotFoundError):  # from os.getcwd
+        if error.filename is not None:
+            log(f"{name}: cannot write {error.filename}: {error.strerror}")
+        elif isinstance(error, FileNotFoundError):  # from os.getcwd
             log(f"{name}: the current folder no longer exists")
-        elif not (unnamed and is_closed_pipe(error)):
-            log(f"{name}: cannot write {error.filename or 'the results'}: {error.strerror}")
+        elif not is_closed_pipe(error):
+            log(f"{name}: cannot write the results: {error.strerror}")
         return 1
     except KeyboardInterrupt as interruption:
         log(f"{name}: interrupted")
@@ -117,15 +118,15 @@ def run(program: Callable[[], None]) -> int:
 
 
 def catch_signals() -> None:
-    """Let the first signal that stops the program raise KeyboardInterrupt(exit status).
+    """Let a signal that stops the program raise KeyboardInterrupt, with the exit status in it.
 
-    Further ones are ignored, so that they cannot interrupt the clean-up.
+    Further signals are ignored, so that they cannot interrupt the clean-up.
     """
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")
     stops = [getattr(signal, name) for name in names if hasattr(signal, name)]
 
     def ignore(number: int, frame) -> None:
-        """Do nothing. (With SIG_IGN, Python would complain about a pending signal.)"""
+        pass  # not SIG_IGN: Python would complain about a signal that is already pending
 
     def interrupt(number: int, frame) -> None:
         for stop in stops:
@@ -143,7 +144,7 @@ def is_closed_pipe(error: OSError) -> bool:
 
 
 def drop_unwritten() -> None:
-    """If stdout cannot be written, drop what is left for it, so that the exit does not fail too."""
+    """If stdout cannot be written, drop what it holds, so that the flush at exit does not fail."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -347,7 +348,7 @@ def not_ours(path: Path, file: File) -> str | None:
     except DataError:
         return None
     if header.shape != file.shape or header.dtype != file.dtype:
-        return f"{header.dtype} of shape {header.shape}"
+        return printable(f"{header.dtype} of shape {header.shape}")
     array = read_npy(path)
     if not (array.min() >= 0 and array.max() <= file.highest):  # NaN compares false
         return None
@@ -538,14 +539,10 @@ def unpack_package(folder: Path) -> None:
 
 def run_tool(command: list[str], folder: Path, deadline: float) -> str:
     """Run a command in `folder` and stop its helpers; return its last line if it fails."""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    environment = os.environ | {"TMPDIR": str(folder)}
     with subprocess.Popen(
-        command,
-        cwd=folder,
-        env=os.environ | {"TMPDIR": str(folder)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
+        command, cwd=folder, env=environment, start_new_session=True, **streams
     ) as tool:
         try:
             output, _ = tool.communicate(timeout=max(0, deadline - time.monotonic()))
@@ -611,19 +608,18 @@ def explain(error: Exception) -> Refused:
     while error is not None:
         chain.append(error)
         error = error.__cause__ or error.__context__
-    for kind, reason in (
+    for kinds, reason in (
         (exceptions.ProxyError, SourceDown("the proxy cannot be used")),
         (exceptions.SSLError, SourceDown("TLS failed, or the certificate is not trusted")),
         (exceptions.InvalidSchema, SourceDown("redirected to another protocol")),
         (exceptions.TooManyRedirects, SourceDown("too many redirects")),
         (socket.gaierror, SourceDown("cannot resolve its name")),
         (ConnectionRefusedError, SourceDown("connection refused")),
-        (TimeoutError, SourceDown(f"no answer for {TIMEOUT} s")),
-        (exceptions.Timeout, SourceDown(f"no answer for {TIMEOUT} s")),
+        ((exceptions.Timeout, TimeoutError), SourceDown(f"no answer for {TIMEOUT} s")),
         (ConnectionError, Broken("the connection was lost")),
         (HTTPException, SourceDown("not an HTTP response")),
     ):
-        if any(isinstance(cause, kind) for cause in chain):
+        if any(isinstance(cause, kinds) for cause in chain):
             return reason
     if type(chain[-1]) is OSError:  # such as: the network is unreachable, a certificate is missing
         return SourceDown(printable(chain[-1].strerror or str(chain[-1])))
