@@ -67,7 +67,8 @@ def log(line: str, live: bool = False) -> None:
         return
     try:
         width = (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
-        line = f"\r{'':{width}}\r{line[:width] if live else line}"
+        blanks = " " * width  # over what is left of a live line
+        line = f"\r{blanks}\r{line[:width] if live else line}"
     except (OSError, ValueError):  # not a terminal, or one that cannot overwrite, like IDLE's
         if live and time.monotonic() < last_line + 10:
             return
@@ -205,7 +206,7 @@ def unusable(path: Path, error: Exception) -> DataError:
     """The DataError for a file that cannot be read because of `error`."""
     if isinstance(error, FileNotFoundError):
         reason = "missing"
-    elif isinstance(error, OSError):
+    elif isinstance(error, OSError) and error.strerror:
         reason = error.strerror
     else:
         reason = " ".join(str(error).split())
@@ -326,7 +327,7 @@ def mismatch(path: Path, file: File) -> str | None:
             return f"{size} bytes, not {file.size}"
         sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:
-        return error.strerror
+        return f"cannot be read: {error.strerror}"
     if sha256 != file.sha256:
         return f"wrong content (MNIST, or an older version?): its SHA-256 is {sha256}"
     return None
@@ -394,7 +395,10 @@ def fetch_from(
 
 
 def fetch(file: File, name: str, source: Callable, part: Path, target: Path) -> None:
-    """Fetch the file to `part`, then move it to `target`. Raises Refused, or OSError."""
+    """Fetch the file to `part`, then move it to `target`.
+
+    Raises Refused, or OSError or DataError if the file cannot be stored.
+    """
     seconds = GRACE + file.size / MIN_RATE
     for attempt in range(1, ATTEMPTS + 1):
         try:
