@@ -57,7 +57,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
-from download_data import DATA, DataError, ensure, log, read_npy, run
+from download_data import DATA, FILES, DataError, ensure, log, read_npy, run
 
 import numpy as np  # isort: skip - after download_data, which reports a missing NumPy clearly
 
@@ -68,36 +68,72 @@ MAX_STACK = 16  # largest K: larger stacks are no faster, and leave fewer for th
 
 
 def load(data_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Read X_train, y_train, X_test, y_test from the four files of the assignment.
+    """Read X, y, X_test, y_test from the assignment's four files.
 
-    The images come as float32 in 0..1, divided by 255 unless none of them exceeds 1; the labels as
-    np.intp. Raises DataError, which names the file, if one is not as the conventions above say.
+    Images are float32 (n, m) in 0..1: divided by 255, unless no pixel exceeds 1. Labels are np.intp
+    (n,) in 0..CLASSES-1. Raises DataError, naming the file, if one holds anything else.
     """
-    data = []
-    for part in ("train", "test"):
-        images = Path(data_dir, f"fashion_mnist_{part}_images.npy")
-        labels = Path(data_dir, f"fashion_mnist_{part}_labels.npy")
-        X = read_npy(images, dimensions=2, highest=255)
-        y = read_npy(labels, dimensions=1, highest=CLASSES - 1)
-        if len(X) != len(y):
-            raise DataError(f"{labels}: {len(y)} labels for {len(X)} images")
-        if (y % 1).any():
-            raise DataError(f"{labels}: not all labels are whole numbers")
-        data += [np.ascontiguousarray(X, np.float32), y.astype(np.intp)]
-    X_train, _, X_test, _ = data
-    if X_train.shape[1] != X_test.shape[1]:
-        raise DataError(f"{images}: {X_test.shape[1]} pixels, but {X_train.shape[1]} in training")
-    highest = X_train.max()
+    check_present(Path(data_dir))
+    X, y = load_part(data_dir, "train")
+    X_test, y_test = load_part(data_dir, "test")
+    path = Path(data_dir, "fashion_mnist_test_images.npy")
+    if X_test.shape[1] != X.shape[1]:
+        raise DataError(f"{path}: {X_test.shape[1]} pixels, but {X.shape[1]} in training")
+    highest = X.max()
     if (highest > 1) != (X_test.max() > 1):
-        raise DataError(f"{images}: not on the scale of the training images: only one exceeds 1")
+        raise DataError(f"{path}: scaled unlike the training images: only one of them exceeds 1")
     if highest > 1:
-        X_train /= 255
+        X /= 255
         X_test /= 255
         if highest < 128:
-            log(f"Note: divided by 255, though no pixel in {data_dir} exceeds {highest:g}")
+            log(f"Note: dividing by 255, although no pixel in {data_dir} exceeds {highest:g}")
     else:
-        log(f"Note: the images in {data_dir} look normalised already and are used as they are")
-    return tuple(data)
+        log(f"Note: the images in {data_dir} already look normalised and are used unchanged")
+    return X, y, X_test, y_test
+
+
+def check_present(folder: Path) -> None:
+    """Raise DataError, naming all that is missing, unless the folder has the four files."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+    missing = [file.name for file in FILES if not os.path.lexists(folder / file.name)]
+    if missing:
+        raise DataError(
+            f"{folder}: missing {', '.join(missing)}. To fetch Fashion-MNIST into this folder: "
+            f"python download_data.py --data-dir {folder}"
+        )
+
+
+def load_part(data_dir: str | os.PathLike, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read the images and labels of a part, "train" or "test", with pixels as they are stored."""
+    images = Path(data_dir, f"fashion_mnist_{part}_images.npy")
+    labels = Path(data_dir, f"fashion_mnist_{part}_labels.npy")
+    X, y = read_npy(images), read_npy(labels)
+    if X.ndim != 2:
+        hint = "; save X.reshape(len(X), -1)" if X.ndim > 2 else ""
+        raise DataError(f"{images}: images of shape {X.shape}, not (n, pixels){hint}")
+    check_values(images, X, 255, "; pixels may be 0..255 or 0..1, but not standardised")
+    if y.ndim != 1:
+        hint = "y.ravel()" if y.size == len(y) else "y.argmax(axis=1) if they are one-hot"
+        raise DataError(f"{labels}: labels of shape {y.shape}, not (n,); save {hint}")
+    check_values(labels, y, CLASSES - 1, "; if they begin at 1, save y - 1")
+    if (y % 1).any():
+        raise DataError(f"{labels}: not all labels are whole numbers")
+    if len(X) != len(y):
+        raise DataError(f"{labels}: {len(y)} labels for {len(X)} images")
+    return np.ascontiguousarray(X, np.float32), y.astype(np.intp)
+
+
+def check_values(path: Path, array: np.ndarray, highest: int, hint: str) -> None:
+    """Raise DataError unless the array has values, and all are within 0 to `highest`."""
+    if array.size == 0:
+        raise DataError(f"{path}: empty, of shape {array.shape}")
+    low, high = array.min(), array.max()
+    if np.isnan(low):
+        first = tuple(np.argwhere(np.isnan(array))[0].tolist())
+        raise DataError(f"{path}: holds NaN, first at index {first}")
+    if low < 0 or high > highest:
+        raise DataError(f"{path}: values from {low} to {high}, not within 0 to {highest}{hint}")
 
 
 # --- Model ----------------------------------------------------------------------------------------
