@@ -64,7 +64,7 @@ LEARNING_RATE = 1.0
 
 ALPHAS = (1e-5, 1e-4, 3e-4, 1e-3)  # of the optima on the split of the search
 SPLIT_ALPHA = 3e-4  # of the optimum on the split of each seed
-WEIGHTS_WITHIN = 1e-6  # the distance from the optimal W at which Newton's method may stop
+WEIGHTS_WITHIN = 1e-7  # the distance from the optimal W at which Newton's method may stop
 
 CLOSE = 0.005  # models whose cross-entropy is within this of the lowest count as close
 LAST_EPOCHS = 4
@@ -196,13 +196,14 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> dict:
 def check_gradients() -> tuple[dict, dict]:
     """The largest relative error of a derivative of the loss.
 
-    A tiny problem is checked along every axis, and real images in random directions.
+    A tiny problem is checked along every axis, and real images in random directions. A direction
+    is that of W, with that of b as the last row.
     """
     rng = np.random.default_rng(0)
     X, y = data()[:2]
     tiny = {"examples": 7, "pixels": 5, "classes": 4, "derivatives": 24}
     tiny_X, tiny_y = rng.random((7, 5)), np.arange(7) % 4
-    axes = np.eye(24).reshape(24, 6, 4)  # each a direction of W, with that of b as the last row
+    axes = np.eye(24).reshape(24, 6, 4)
     images, labels = X[:1000].astype(np.float64), y[:1000]
     anywhere = rng.normal(size=(DIRECTIONS, images.shape[1] + 1, program.CLASSES))
     alphas, errors = (0, 10), []
@@ -216,7 +217,7 @@ def check_gradients() -> tuple[dict, dict]:
 
 
 def relative_error(W, b, V, a, X, y, alpha) -> float:
-    """Of the derivative of the loss along (V, a), compared with its central difference."""
+    """How far the derivative of the loss along (V, a) is from its central difference."""
     dW, db = program.gradients(W, b, X, y, alpha)
     ahead = program.loss(W + H * V, b + H * a, X, y, alpha)
     behind = program.loss(W - H * V, b - H * a, X, y, alpha)
@@ -240,10 +241,9 @@ def simulate_descent() -> tuple[dict, dict]:
     for i, (examples, start) in enumerate(pairs):
         description = {"examples": examples, "start": start, "largest_rate": 2 / smoothness(X[i])}
         description["h"] = nearest(*X[i]).tolist()
+        ratios = compare_with_law(X[i], w[i, tenth], b[i, tenth], w[i, -1], b[i, -1])
         descriptions.append(description)
-        law.append(
-            description | compare_with_law(X[i], w[i, tenth], b[i, tenth], w[i, -1], b[i, -1])
-        )
+        law.append(description | ratios)
 
     paths = {"t": kept}
     for i, name in enumerate(PAIRS):
@@ -357,10 +357,11 @@ def find_optima() -> tuple[dict, dict]:
     def solve(problem: tuple[float, int]) -> dict:
         alpha, seed = problem
         train, validation = divide(results, seed)
-        W, b = minimise(X[train], y[train], alpha, name=f"alpha {alpha:g}, seed {seed}")
-        facts = {"alpha": alpha, "seed": seed} | certify(W, b, X[train], y[train], alpha)
+        X_train, y_train = X[train], y[train]
+        W, b = minimise(X_train, y_train, alpha, name=f"alpha {alpha:g}, seed {seed}")
+        facts = {"alpha": alpha, "seed": seed} | certify(W, b, X_train, y_train, alpha)
         facts["norm_squared"] = float(np.square(W).sum())
-        facts["training"] = measure(W, b, X[train], y[train])
+        facts["training"] = measure(W, b, X_train, y_train)
         facts["validation"] = measure(W, b, X[validation], y[validation])
         facts["test"] = measure(W, b, X_test, y_test)
         if seed == results["seed"]:  # of the other seeds' models, none was kept
