@@ -2,53 +2,50 @@
 
     python softmax_sgd.py            # python softmax_sgd.py --help lists the options
 
-The model gives an image x the probabilities
+For an image x, the model predicts the probability of each class k:
 
     ŷ_k = exp z_k / Σ_j exp z_j,    z = Wᵀx + b                                           (1)
 
-of its classes k. Training minimises the regularised cross-entropy of n examples,
+Training minimises the regularised cross-entropy of n examples,
 
     loss(W, b) = −1/n Σ_i log ŷ_{y_i}(x_i) + α/2 ‖W‖²                                     (2)
 
-whose last term is not divided by n and leaves the biases b out. With an example's probabilities in
-each row of Ŷ, and its one-hot label in that row of Y, its gradients (problem 2 of the assignment,
-derived in report.pdf) are
+The last term is not divided by n and does not include the biases b. Let each row of Ŷ hold an
+example's probabilities, and the same row of Y its one-hot label. The gradients of the loss (problem
+2 of the assignment, derived in report.pdf) are
 
     dW = Xᵀ(Ŷ − Y)/n + αW,    db = the sum of the rows of (Ŷ − Y)/n                       (3)
 
-A step of SGD at the learning rate ε takes W to W − ε dW and b to b − ε db, that is,
+One step of SGD with learning rate ε updates W to W − ε dW and b to b − ε db, that is,
 
     W ← (1 − εα)W − Xᵀ ε(Ŷ − Y)/n,    b ← b − the sum of the rows of ε(Ŷ − Y)/n           (4)
 
 Conventions
 
     n, m, c    examples, pixels of an image, classes
-    K          models in a stack: trained side by side, on the same minibatches
+    K          models in a stack, trained together on the same minibatches
     X, y       (n, m) pixels in 0..1, and (n,) integer labels in 0..c-1
-    W, b       (m, c) and (c,); for a stack (m, c, K) and (c, K)
-    dW, db     their gradients, of the same shapes
-    alpha, learning_rate, and every measure     a number; for a stack (K,)
+    W, b       (m, c) and (c,); for a stack, (m, c, K) and (c, K)
+    dW, db     their gradients, with the same shapes
+    alpha, learning_rate, and every metric     a number; for a stack, (K,)
 
-The functions of the model compute in the dtype of W, b and X; only the measures are averaged in
-float64. They change none of their arguments. Three things make them fast: one wide product serves
-a whole stack; the class axis comes first, (c, n) or (c, K, n), as a short last axis is slow; and a
-step passes over W, by far the largest of its arrays where minibatches are small, only twice.
+The functions of the model never modify their arguments. They compute in the dtype of W, b and X
+(and alpha, where it is an array); metrics are averaged in float64. Three things make them fast: one
+wide matrix product serves a whole stack; the class axis comes first, (c, n) or (c, K, n), because
+NumPy is slow along a short last axis; and a step makes only two passes over W, its largest array
+when minibatches are small.
 """
 
 import os
-import signal
 import sys
 
 if __name__ == "__main__":
-    # One BLAS thread per worker is fastest; BLAS reads this when NumPy is first imported.
+    # BLAS reads these when NumPy is first imported; one thread per worker is fastest.
     for library in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM"):
         os.environ.setdefault(f"{library}_THREADS", "1")
-    sys.setswitchinterval(1e-4)  # seconds: the workers' many short calls wait less for each other
-    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules are imported: no traceback
+    sys.setswitchinterval(1e-4)
 
 import argparse
-import contextlib
 import itertools
 import json
 import math
@@ -56,84 +53,129 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
-from download_data import DATA, DataError, ensure, log, read_npy, run
+from download_data import DATA, FILES, DataError, ensure, log, read_npy, run
 
-import numpy as np  # isort: skip - after download_data, which says it plainly if it is missing
+import numpy as np  # isort: skip - after download_data, which reports a missing NumPy clearly
 
-CLASSES = 10  # c of the models that are trained here
-MAX_STACK = 16  # the largest K: more are not faster, and leave fewer stacks for the cores to share
+CLASSES = 10  # c, for Fashion-MNIST
+MAX_STACK = 16  # largest K: larger stacks are no faster, and leave fewer for the cores to share
 
 # --- Data -----------------------------------------------------------------------------------------
 
 
 def load(data_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Read X_train, y_train, X_test, y_test from the four files of the assignment.
+    """Read X, y, X_test, y_test from the assignment's four files.
 
-    The images come as float32 in 0..1, divided by 255 unless none of them exceeds 1; the labels as
-    np.intp. Raises DataError, which names the file, if one is not as the conventions above say.
+    Images are float32 (n, m) in 0..1: divided by 255, unless no pixel exceeds 1. Labels are np.intp
+    (n,) in 0..CLASSES-1. Raises DataError, naming the file, if one holds anything else.
     """
-    data = []
-    for part in ("train", "test"):
-        images = Path(data_dir, f"fashion_mnist_{part}_images.npy")
-        labels = Path(data_dir, f"fashion_mnist_{part}_labels.npy")
-        X = read_npy(images, dimensions=2, highest=255)
-        y = read_npy(labels, dimensions=1, highest=CLASSES - 1)
-        if len(X) != len(y):
-            raise DataError(f"{labels}: {len(y)} labels for {len(X)} images")
-        if (y % 1).any():
-            raise DataError(f"{labels}: not all labels are whole numbers")
-        data += [np.ascontiguousarray(X, np.float32), y.astype(np.intp)]
-    X_train, _, X_test, _ = data
-    if X_train.shape[1] != X_test.shape[1]:
-        raise DataError(f"{images}: {X_test.shape[1]} pixels, but {X_train.shape[1]} in training")
-    highest = X_train.max()
+    check_present(Path(data_dir))
+    X, y = load_part(data_dir, "train")
+    X_test, y_test = load_part(data_dir, "test")
+    path = Path(data_dir, "fashion_mnist_test_images.npy")
+    if X_test.shape[1] != X.shape[1]:
+        raise DataError(f"{path}: {X_test.shape[1]} pixels, but {X.shape[1]} in training")
+    highest = X.max()
     if (highest > 1) != (X_test.max() > 1):
-        raise DataError(f"{images}: not on the scale of the training images: only one exceeds 1")
+        raise DataError(f"{path}: scaled unlike the training images: only one of them exceeds 1")
     if highest > 1:
-        X_train /= 255
+        X /= 255
         X_test /= 255
         if highest < 128:
-            log(f"Note: divided by 255, though no pixel in {data_dir} exceeds {highest:g}")
+            log(f"Note: dividing by 255, although no pixel in {data_dir} exceeds {highest:g}")
     else:
-        log(f"Note: the images in {data_dir} look normalised already and are used as they are")
-    return tuple(data)
+        log(f"Note: the images in {data_dir} already look normalised and are used unchanged")
+    return X, y, X_test, y_test
+
+
+def check_present(folder: Path) -> None:
+    """Raise DataError, naming all that is missing, unless the folder has the four files."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+    missing = [file.name for file in FILES if not os.path.lexists(folder / file.name)]
+    if missing:
+        raise DataError(
+            f"{folder}: missing {', '.join(missing)}. To fetch Fashion-MNIST into this folder: "
+            f"python download_data.py --data-dir {folder}"
+        )
+
+
+def load_part(data_dir: str | os.PathLike, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read the images and labels of a part, "train" or "test", with pixels as they are stored."""
+    images = Path(data_dir, f"fashion_mnist_{part}_images.npy")
+    labels = Path(data_dir, f"fashion_mnist_{part}_labels.npy")
+    X, y = read_npy(images), read_npy(labels)
+    if X.ndim != 2:
+        hint = "; save X.reshape(len(X), -1)" if X.ndim > 2 else ""
+        raise DataError(f"{images}: images of shape {X.shape}, not (n, pixels){hint}")
+    check_values(images, X, 255, "; pixels may be 0..255 or 0..1, but not standardised")
+    if y.ndim != 1:
+        hint = "y.ravel()" if y.size == len(y) else "y.argmax(axis=1) if they are one-hot"
+        raise DataError(f"{labels}: labels of shape {y.shape}, not (n,); save {hint}")
+    check_values(labels, y, CLASSES - 1, "; if they begin at 1, save y - 1")
+    if (y % 1).any():
+        raise DataError(f"{labels}: not all labels are whole numbers")
+    if len(X) != len(y):
+        raise DataError(f"{labels}: {len(y)} labels for {len(X)} images")
+    return np.ascontiguousarray(X, np.float32), y.astype(np.intp)
+
+
+def check_values(path: Path, array: np.ndarray, highest: int, hint: str) -> None:
+    """Raise DataError unless the array has values, and all are within 0 to `highest`."""
+    if array.size == 0:
+        raise DataError(f"{path}: empty, of shape {array.shape}")
+    low, high = array.min(), array.max()
+    if np.isnan(low):
+        first = tuple(np.argwhere(np.isnan(array))[0].tolist())
+        raise DataError(f"{path}: holds NaN, first at index {first}")
+    if low < 0 or high > highest:
+        raise DataError(f"{path}: values from {low} to {high}, not within 0 to {highest}{hint}")
 
 
 # --- Model ----------------------------------------------------------------------------------------
 
 
 def logits(W, b, X) -> np.ndarray:
-    """z of equation (1), less its largest, so that no exp can overflow: (c, n), or (c, K, n)."""
+    """z of equation (1) minus its maximum over the classes, so that exp cannot overflow.
+
+    Shape (c, n); for a stack, (c, K, n). Subtracting a constant from all z of an example changes
+    none of its probabilities.
+    """
     Z = X @ W.reshape(len(W), -1)  # (n, m) @ (m, cK)
-    Z = np.ascontiguousarray(Z.T).reshape(*b.shape, len(X))
+    Z = np.ascontiguousarray(Z.T)  # copied, because NumPy is fast only along contiguous rows
+    Z = Z.reshape(*b.shape, len(X))
     Z += b[..., None]
     Z -= Z.max(axis=0)
     return Z
 
 
 def softmax(W, b, X) -> np.ndarray:
-    """ŷ of equation (1), from which what `logits` subtracts cancels; in their shape."""
-    Yhat = np.exp(logits(W, b, X))
-    return Yhat / Yhat.sum(axis=0)
+    """The probabilities ŷ of equation (1), in the shape of `logits`."""
+    exp_z = np.exp(logits(W, b, X))
+    return exp_z / exp_z.sum(axis=0)
 
 
 def at_labels(y) -> tuple:
-    """The index of each example's own class: of (c, n) it picks (n,), and of (c, K, n) (n, K)."""
+    """An index that selects each example's own class: (n,) from (c, n), and (n, K) from (c, K, n).
+
+    NumPy reads its two arrays in pairs: class y[i] of example i. Because `...` stands between
+    them, the axis that they share comes first in the result.
+    """
     if y.ndim != 1:
-        raise ValueError(f"y has the shape {y.shape}, not (n,); one-hot labels? y.argmax(axis=1)")
+        raise ValueError(f"y has shape {y.shape}, not (n,); for one-hot labels, y.argmax(axis=1)")
     return y, ..., np.arange(len(y))
 
 
 def evaluate(W, b, X, y) -> tuple[np.ndarray, np.ndarray]:
-    """The cross-entropy, as the mean of log Σ_j exp z_j - z_y, and the accuracy, from one pass."""
-    log_yhat = logits(W, b, X)
-    log_yhat -= np.log(np.exp(log_yhat).sum(axis=0))
-    mean = log_yhat[at_labels(y)].mean(axis=0, dtype=np.float64)
-    return 0 - mean, (log_yhat.argmax(axis=0) == y).mean(axis=-1)  # a perfect model has 0, not -0
+    """The unregularised cross-entropy, the mean of log Σ_j exp z_j - z_y, and the accuracy."""
+    Z = logits(W, b, X)
+    losses = np.log(np.exp(Z).sum(axis=0)).T - Z[at_labels(y)]  # (n,), or (n, K)
+    correct = Z.argmax(axis=0) == y  # (n,), or (K, n)
+    return losses.mean(axis=0, dtype=np.float64), correct.mean(axis=-1)
 
 
 def cross_entropy(W, b, X, y) -> np.ndarray:
@@ -143,48 +185,46 @@ def cross_entropy(W, b, X, y) -> np.ndarray:
 
 def loss(W, b, X, y, alpha) -> np.ndarray:
     """The regularised cross-entropy (2)."""
-    return cross_entropy(W, b, X, y) + np.multiply(alpha, np.square(W).sum(axis=(0, 1))) / 2
+    return cross_entropy(W, b, X, y) + alpha / 2 * np.square(W).sum(axis=(0, 1))
 
 
-def residuals(W, b, X, y) -> np.ndarray:
-    """(Ŷ - Y)/n, for each class and example: (c, n), or (c, K, n)."""
+def cross_entropy_gradients(W, b, X, y, scale=1) -> tuple[np.ndarray, np.ndarray]:
+    """`scale` times the gradients (3) without αW, those of the unregularised cross-entropy.
+
+    `scale` is a number; for a stack, it may be (K,). It multiplies the small Ŷ - Y, not dW.
+    """
     D = softmax(W, b, X)
-    D[at_labels(y)] -= 1
-    return D / len(X)
-
-
-def over_examples(X, D) -> np.ndarray:
-    """XᵀD for D of (c, n) or (c, K, n): the sum over the examples, (m, c) or (m, c, K)."""
-    return (X.T @ D.reshape(-1, len(X)).T).reshape(-1, *D.shape[:-1])  # (m, n) @ (n, cK)
+    D[at_labels(y)] -= 1  # Ŷ - Y
+    D *= np.asarray(scale, D.dtype)[..., None] / len(X)
+    dW = X.T @ D.reshape(-1, len(X)).T  # (m, n) @ (n, cK)
+    return dW.reshape(W.shape), D.sum(axis=-1)
 
 
 def gradients(W, b, X, y, alpha) -> tuple[np.ndarray, np.ndarray]:
     """(dW, db) of the loss, by equation (3)."""
-    D = residuals(W, b, X, y)
-    return over_examples(X, D) + alpha * W, D.sum(axis=-1)
+    dW, db = cross_entropy_gradients(W, b, X, y)
+    return dW + alpha * W, db
 
 
 # --- Stochastic gradient descent ------------------------------------------------------------------
 
 
 def minibatches(rows, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield `rows` once, in a fresh random order, `batch_size` at a time; the last may be fewer."""
+    """Yield all `rows` in a new random order, `batch_size` at a time; the last may be fewer."""
     order = rng.permutation(rows)
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
 
 
 def sgd(W, b, X, y, alpha, learning_rate, batches: Iterable) -> tuple[np.ndarray, np.ndarray]:
-    """(W, b) after step (4) for each of `batches`, which hold row numbers of X and y."""
+    """(W, b) after one step (4) for each batch; a batch is an array of row numbers of X and y."""
     W, b = W.copy(), b.copy()
-    shrink = np.full_like(W, 1 - learning_rate * alpha)  # spread once, which is faster
-    learning_rate = np.asarray(learning_rate, b.dtype)[..., None]  # for each model and example
+    shrink = np.full_like(W, 1 - learning_rate * alpha)  # as large as W: faster than broadcasting
     for rows in batches:
-        batch = X.take(rows, axis=0)  # X[rows], but faster
-        D = learning_rate * residuals(W, b, batch, y[rows])
+        step_W, step_b = cross_entropy_gradients(W, b, X[rows], y[rows], scale=learning_rate)
         W *= shrink
-        W -= over_examples(batch, D)
-        b -= D.sum(axis=-1)
+        W -= step_W
+        b -= step_b
     return W, b
 
 
@@ -192,100 +232,145 @@ def sgd(W, b, X, y, alpha, learning_rate, batches: Iterable) -> tuple[np.ndarray
 
 
 class Grid(NamedTuple):
-    """The hyperparameters to search, ascending; each number of epochs from 1 to `epochs` counts."""
+    """The hyperparameters to search, in ascending order; every epoch up to `epochs` is a point."""
 
-    batch_sizes: tuple[int, ...] = (12, 16, 32, 64)
+    batch_sizes: tuple[int, ...] = (8, 16, 32, 64)
     learning_rates: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05)
     alphas: tuple[float, ...] = (0.0, 1e-5, 1e-4, 1e-3)
     epochs: int = 60
 
 
 class Curves(NamedTuple):
-    """Measures of all points on validation, (batch sizes, learning rates, alphas, epochs) each."""
+    """Validation metrics, each of shape (batch sizes, learning rates, alphas, epochs)."""
 
     cross_entropy: np.ndarray
     accuracy: np.ndarray
 
 
+class Stack(NamedTuple):
+    """K models with the same batch size, trained together on the same minibatches."""
+
+    batch_size: int
+    learning_rates: np.ndarray  # (K,)
+    alphas: np.ndarray  # (K,)
+    at: tuple  # their index in arrays of shape (..., batch sizes, learning rates, alphas)
+    rng: np.random.Generator
+
+
 def split(n: int, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Divide the rows 0..n-1 at random into those to train on and a `fraction` to validate on."""
+    """Randomly split the rows 0..n-1 into training rows and a `fraction` for validation."""
     rows = rng.permutation(n)
-    validation = round(n * fraction)
-    return rows[validation:], rows[:validation]
+    n_validation = round(n * fraction)
+    return rows[n_validation:], rows[:n_validation]
+
+
+def stacks_of(grid: Grid, seed: int) -> list[Stack]:
+    """Divide the grid's models into stacks: as few as MAX_STACK allows, but at least two.
+
+    Every stack draws its minibatches from `seed` and its batch size alone, so a model sees the same
+    minibatches whatever else is in the grid.
+    """
+    learning_rates, alphas = np.array(grid.learning_rates, float), np.array(grid.alphas, float)
+    n_models = len(learning_rates) * len(alphas)  # of each batch size
+    n_stacks = max(math.ceil(n_models / MAX_STACK), math.ceil(2 / len(grid.batch_sizes)))
+    stacks = []
+    for i, batch_size in enumerate(grid.batch_sizes):
+        for models in np.array_split(np.arange(n_models), min(n_stacks, n_models)):
+            j, k = np.unravel_index(models, (len(learning_rates), len(alphas)))
+            rng = np.random.default_rng([seed, batch_size])
+            at = np.s_[..., i, j, k]
+            stacks.append(Stack(batch_size, learning_rates[j], alphas[k], at, rng))
+    return stacks
+
+
+def check_searchable(y, grid: Grid) -> None:
+    """Raise ValueError unless y holds labels, and the axes of the grid are sequences."""
+    if y.min() < 0 or y.max() >= CLASSES:
+        raise ValueError(f"labels from {y.min()} to {y.max()}, not within 0 to {CLASSES - 1}")
+    for name, axis in zip(grid._fields[:3], grid):
+        if np.ndim(axis) != 1 or len(axis) == 0:
+            raise ValueError(f"{name} of the grid: {axis!r} is not a sequence of numbers")
 
 
 def search(
     X, y, train, validation, grid: Grid, seed: int, workers: int = 1, progress=lambda *_: None
 ) -> tuple[Curves, np.ndarray, np.ndarray]:
-    """Train the grid's models on the rows `train`, and measure each on `validation` every epoch.
+    """Train the grid's models on the rows `train`, and evaluate them on `validation` every epoch.
 
-    Returns the curves, and W and b of every model at its first epoch of lowest cross-entropy, of
-    shapes (m, CLASSES, batch sizes, learning rates, alphas) and the same without m. A model that
-    diverges has curves that end in NaN or infinity. The result depends on `seed`, not on `workers`:
-    each minibatch size has a random stream of its own. `progress` is called after every epoch of a
-    stack with the number of points done, that of all, and the lowest cross-entropy so far.
+    Returns the curves, and each model's W and b after the first epoch of its lowest cross-entropy,
+    of shapes (m, CLASSES, batch sizes, learning rates, alphas) and (CLASSES, ...). The curves of a
+    diverging model end in NaN or infinity. The result depends on `seed`, not on `workers`.
+
+    Calls `progress` before the first epoch and after every epoch, with the number of epochs done
+    and two arrays of shape (batch sizes, learning rates, alphas): each model's lowest cross-entropy
+    so far, and the epoch of it. Raises ValueError if the labels or the grid are not valid.
     """
+    check_searchable(y, grid)
     X_validation, y_validation = X[validation], y[validation]
-    learning_rates, alphas = np.array([*itertools.product(grid.learning_rates, grid.alphas)]).T
-    shape = len(grid.batch_sizes), len(alphas)
-    measures, lowest = np.full((2, *shape, grid.epochs), np.nan), np.full(shape, np.inf)
-    # The loss is convex, so any start will do, and zero is as good as another.
-    best_W = np.zeros((X.shape[1], CLASSES, *shape), X.dtype)
-    best_b = np.zeros((CLASSES, *shape), X.dtype)
     stopped = threading.Event()
 
-    def train_stack(i: int, models: slice):
-        """Train for an epoch at each `next`, and yield the number of the models."""
-        batch_size = grid.batch_sizes[i]
-        rng = np.random.default_rng([seed, batch_size])
-        W, b = best_W[..., i, models], best_b[..., i, models]
-        for epoch in range(grid.epochs):
-            batches = minibatches(train, batch_size, rng)
-            batches = itertools.takewhile(lambda _: not stopped.is_set(), batches)
-            with np.errstate(over="ignore", invalid="ignore"):  # models may diverge
-                W, b = sgd(W, b, X, y, alphas[models], learning_rates[models], batches)
-                measures[:, i, models, epoch] = evaluate(W, b, X_validation, y_validation)
-            now = measures[0, i, models, epoch]
-            better = now < lowest[i, models]
-            for best, new in ((lowest, now), (best_W, W), (best_b, b)):
-                np.copyto(best[..., i, models], new, where=better)
-            yield len(now)
+    def train_epoch(stack: Stack, W, b) -> tuple:
+        """Train a stack for one epoch from (W, b); return the new W, b, and their metrics."""
+        batches = minibatches(train, stack.batch_size, stack.rng)
+        batches = itertools.takewhile(lambda _: not stopped.is_set(), batches)
+        with np.errstate(all="ignore"):  # models may diverge
+            W, b = sgd(W, b, X, y, stack.alphas, stack.learning_rates, batches)
+            return W, b, evaluate(W, b, X_validation, y_validation)
 
-    K = math.ceil(len(alphas) / math.ceil(len(alphas) / MAX_STACK))
-    parts = [slice(first, first + K) for first in range(0, len(alphas), K)]
-    stacks = [train_stack(i, part) for i in range(len(grid.batch_sizes)) for part in parts]
+    stacks = stacks_of(grid, seed)
+    shape = len(grid.batch_sizes), len(grid.learning_rates), len(grid.alphas)
+    lowest, best_epoch = np.full(shape, np.inf), np.zeros(shape, int)
+    # The loss is convex, so any starting point will do; we use zero.
+    dtype = np.result_type(X, np.float32)
+    best_W = np.zeros((X.shape[1], CLASSES, *shape), dtype)
+    best_b = np.zeros((CLASSES, *shape), dtype)
+    curves = []
+
     pool = ThreadPoolExecutor(workers)
     try:
-        # The stacks take turns: each trains for an epoch, and goes to the end of the queue.
-        queue = [(stack, pool.submit(next, stack, 0)) for stack in stacks]
-        done = 0
-        while queue:
-            stack, future = queue.pop(0)
-            if trained := future.result():
-                queue.append((stack, pool.submit(next, stack, 0)))
-                done += trained
-                progress(done, measures[0].size, lowest.min())
+        progress(0, lowest.copy(), best_epoch.copy())
+        start = [(stack, best_W[stack.at], best_b[stack.at]) for stack in stacks]
+        futures = [pool.submit(train_epoch, *arguments) for arguments in start]
+        for epoch in range(1, grid.epochs + 1):
+            metrics = np.empty((2, *shape))
+            for s, stack in enumerate(stacks):
+                while not futures[s].done():
+                    wait([futures[s]], timeout=0.5)  # without one, Windows defers Ctrl-C
+                W, b, (cross_entropy, accuracy) = futures[s].result()
+                if epoch < grid.epochs:
+                    futures[s] = pool.submit(train_epoch, stack, W, b)
+                at = stack.at
+                metrics[at] = cross_entropy, accuracy
+                better = cross_entropy < lowest[at]
+                lowest[at] = np.where(better, cross_entropy, lowest[at])
+                best_epoch[at] = np.where(better, epoch, best_epoch[at])
+                best_W[at] = np.where(better, W, best_W[at])
+                best_b[at] = np.where(better, b, best_b[at])
+            curves.append(metrics)
+            progress(epoch, lowest.copy(), best_epoch.copy())
     finally:
         stopped.set()
         pool.shutdown(cancel_futures=True)
-    shape = len(grid.batch_sizes), len(grid.learning_rates), len(grid.alphas)
-    curves = Curves(*measures.reshape(2, *shape, grid.epochs))
-    return curves, best_W.reshape(-1, CLASSES, *shape), best_b.reshape(CLASSES, *shape)
+    return Curves(*np.stack(curves, axis=-1)), best_W, best_b
 
 
 def best_point(curves: Curves) -> tuple[int, int, int, int]:
-    """The index of the lowest validation cross-entropy of the models that did not diverge.
+    """The indices of the lowest validation cross-entropy of all models that did not diverge.
 
-    Ties go to the fewer epochs, then to the larger alpha, then to the larger minibatch size, then
-    to the smaller learning rate. Raises FloatingPointError if every model diverged.
+    Raises FloatingPointError if every model diverged. `preference` decides between equals.
     """
     finite = np.isfinite(curves.cross_entropy).all(axis=-1, keepdims=True)
     if not finite.any():
         raise FloatingPointError("every model diverged; try smaller learning rates or alphas")
     cross_entropy = np.where(finite, curves.cross_entropy, np.inf)
-    ties = np.argwhere(cross_entropy == cross_entropy.min()).tolist()
-    epoch, k, i, j = min((epoch, -k, -i, j) for i, j, k, epoch in ties)
-    return -i, j, -k, epoch
+    equals = np.argwhere(cross_entropy == cross_entropy.min()).tolist()
+    return min(map(tuple, equals), key=lambda indices: preference(*indices))
+
+
+def preference(i: int, j: int, k: int, e: int) -> tuple[int, int, int, int]:
+    """Of equally good points the smallest wins: the one with the fewest epochs, then the largest
+    alpha, then the largest batch size, then the smallest learning rate."""
+    return e, -k, -i, j
 
 
 # --- Command line ---------------------------------------------------------------------------------
@@ -293,177 +378,349 @@ def best_point(curves: Curves) -> tuple[int, int, int, int]:
 RESULTS = ("results.json", "model.npz", "curves.npz")
 
 
-def run_experiment(options: argparse.Namespace) -> None:
-    """Load, split, search, choose, test, and report."""
+def run_experiment() -> None:
+    """Load, split, search, choose, test, and report, as the command line asks."""
+    options = parse_arguments()
     if options.output:
         check_writable(options.output)
-    data_dir = os.path.realpath(options.data_dir)
-    if data_dir == os.path.realpath(DATA):
-        ensure(data_dir)
-    log(f"Data: {data_dir}")
-    X, y, X_test, y_test = load(data_dir)
-
+    X, y, X_test, y_test = load_verified(options.data_dir)
     rng = np.random.default_rng(options.seed)
     train, validation = split(len(X), options.validation_fraction, rng)
-    values = options.batch_sizes, options.learning_rates, options.alphas
-    grid = Grid(*(tuple(sorted(set(axis))) for axis in values), options.epochs)
-    if not (len(train) and len(validation)):
-        raise DataError(f"--validation-fraction leaves nothing on one side of {len(X)} images")
-    if grid.batch_sizes[-1] > len(train):
-        raise DataError(f"--batch-sizes {grid.batch_sizes[-1]}: only {len(train)} images to train")
+    grid = Grid(
+        ascending(options.batch_sizes),
+        ascending(options.learning_rates),
+        ascending(options.alphas),
+        options.epochs,
+    )
+    check_sizes(grid, train, validation)
+    setup = {
+        "seed": options.seed,
+        # Not where the project lies on this machine.
+        "data_dir": DATA.name if options.data_dir == DATA else str(options.data_dir),
+        "validation_fraction": options.validation_fraction,
+        "grid": grid._asdict(),
+    }
     counts = {"train": len(train), "validation": len(validation), "test": len(X_test)}
+    if options.output:
+        note_replacement(options.output, setup)
     print(heading(counts, grid), flush=True)
 
-    start = time.monotonic()
-
-    def progress(done: int, total: int, lowest: float) -> None:
-        left = (time.monotonic() - start) / done * (total - done)
-        points = f"{done} of {total} points, {left:.0f} s left"
-        log(f"{points}, best cross-entropy so far {lowest:.4f}", live=True)
-
-    curves, W, b = search(X, y, train, validation, grid, options.seed, options.workers, progress)
-    seconds = time.monotonic() - start
+    progress = Progress(grid)
+    try:
+        curves, W, b = search(
+            X, y, train, validation, grid, options.seed, options.workers, progress
+        )
+    except KeyboardInterrupt as interruption:
+        if progress.best_so_far:
+            interruption.args += (progress.best_so_far,)
+        raise
+    seconds = time.monotonic() - progress.start
     log(f"searched in {seconds:.1f} s\n")
 
-    i, j, k, epoch = best_point(curves)
+    i, j, k, e = best_point(curves)
     W, b = W[..., i, j, k], b[..., i, j, k]
+    # The test set is used here for the first and only time.
     test_cross_entropy, test_accuracy = evaluate(W, b, X_test, y_test)
     results = {
-        "seed": options.seed,
+        **setup,
         "split": counts,
-        "grid": grid._asdict(),
-        "best": {
-            "batch_size": grid.batch_sizes[i],
-            "learning_rate": grid.learning_rates[j],
-            "alpha": grid.alphas[k],
-            "epochs": epoch + 1,
+        "best": point(grid, i, j, k, e + 1),
+        "training": {"cross_entropy": mean_cross_entropy(W, b, X, y, train)},
+        "validation": {
+            "cross_entropy": float(curves.cross_entropy[i, j, k, e]),
+            "accuracy": float(curves.accuracy[i, j, k, e]),
         },
-        "validation": {name: float(c[i, j, k, epoch]) for name, c in curves._asdict().items()},
         "test": {"cross_entropy": float(test_cross_entropy), "accuracy": float(test_accuracy)},
         "seconds": seconds,
+        "numpy": np.__version__,
     }
     try:
+        print(report(results, curves), flush=True)
+    finally:  # even if nobody reads stdout any more
         if options.output:
             save(options.output, results, curves, W, b)
-    finally:  # a full disk does not cost the figures, nor a closed pipe the files
-        print(report(results, curves), flush=True)
+            log(f"Wrote {', '.join(RESULTS)} to {options.output}")
+
+
+def load_verified(data_dir: str | os.PathLike) -> tuple:
+    """`load` the data; the default folder is first completed and verified."""
+    data_dir = os.path.realpath(data_dir)
+    if data_dir == os.path.realpath(DATA):
+        ensure(data_dir)
+    data = load(data_dir)
+    log(f"Data: {data_dir}")
+    return data
+
+
+def ascending(values: Iterable) -> tuple:
+    return tuple(sorted(set(values)))
+
+
+def check_sizes(grid: Grid, train, validation) -> None:
+    """Raise DataError if there are too few images for the split or for the batch sizes."""
+    n = len(train) + len(validation)
+    if len(train) == 0 or len(validation) == 0:
+        part = "training" if len(train) == 0 else "validation"
+        raise DataError(f"--validation-fraction leaves no {part} images (of {n})")
+    largest = grid.batch_sizes[-1]
+    if largest > len(train):
+        images = plural(len(train), "training image")
+        raise DataError(f"--batch-sizes {largest}: more than the {images}")
+
+
+def mean_cross_entropy(W, b, X, y, rows) -> float:
+    """The cross-entropy of `rows`, a part at a time: X[rows] would copy all those images."""
+    total = 0.0
+    for start in range(0, len(rows), 10_000):
+        part = rows[start : start + 10_000]
+        total += len(part) * cross_entropy(W, b, X[part], y[part])
+    return float(total / len(rows))
+
+
+class Progress:
+    """Shows the progress of a search as a live line; `best_so_far` describes its best point."""
+
+    def __init__(self, grid: Grid):
+        self.grid = grid
+        self.start = time.monotonic()
+        self.best_so_far = ""
+
+    def __call__(self, epochs: int, lowest: np.ndarray, best_epoch: np.ndarray) -> None:
+        done = f"{epochs}/{plural(self.grid.epochs, 'epoch')}"
+        if not np.isfinite(lowest).any():  # before the first epoch, or all models diverged
+            log(done, live=True)
+            return
+        left = (time.monotonic() - self.start) / epochs * (self.grid.epochs - epochs)
+        i, j, k = np.unravel_index(lowest.argmin(), lowest.shape)
+        best = point(self.grid, i, j, k, int(best_epoch[i, j, k]))
+        self.best_so_far = (
+            f"best so far: {described(best)}, validation cross-entropy {lowest[i, j, k]:.4f}"
+        )
+        short = "size {batch_size}, rate {learning_rate}, alpha {alpha}, epoch {epochs}"
+        log(
+            f"CE {lowest[i, j, k]:.4f}, {done}, {duration(left)} left; {short.format(**best)}",
+            live=True,
+        )
+
+
+def duration(seconds: float) -> str:
+    """In the unit that a person would use."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h"
+
+
+def plural(n: int, name: str) -> str:
+    return f"{n} {name}" if n == 1 else f"{n} {name}s"
+
+
+def point(grid: Grid, i: int, j: int, k: int, epochs: int) -> dict:
+    """The hyperparameters of a point of the grid."""
+    return {
+        "batch_size": grid.batch_sizes[i],
+        "learning_rate": grid.learning_rates[j],
+        "alpha": grid.alphas[k],
+        "epochs": epochs,
+    }
+
+
+def described(point: dict) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in point.items())
 
 
 def heading(counts: dict[str, int], grid: Grid) -> str:
-    """What is about to be searched."""
-    names = "minibatch size", "learning rate", "alpha"
-    sizes = [len(values) for values in grid[:3]]
-    models = " x ".join(f"{size} {name}{'s' * (size > 1)}" for size, name in zip(sizes, names))
-    points = math.prod(sizes) * grid.epochs
-    images = "{train} to train, {validation} to validate, {test} to test".format(**counts)
-    return f"Images: {images}\nGrid: {models} x 1..{grid.epochs} epochs = {points} points\n"
+    """A summary of the data and the grid."""
+    axes = [
+        plural(len(grid.batch_sizes), "minibatch size"),
+        plural(len(grid.learning_rates), "learning rate"),
+        plural(len(grid.alphas), "alpha"),
+        plural(grid.epochs, "epoch"),
+    ]
+    points = math.prod(len(values) for values in grid[:3]) * grid.epochs
+    return (
+        "Images: {train} training, {validation} validation, {test} test\n".format(**counts)
+        + f"Grid: {' x '.join(axes)} = {plural(points, 'point')}\n"
+    )
 
 
 def report(results: dict, curves: Curves) -> str:
-    """What was found: the best three models of each minibatch size, and those that diverged; the
-    best of all; and its metrics, those on the test set last."""
-    grid, best = Grid(**results["grid"]), results["best"]
-    rows = [("batch size", "learning rate", "alpha", "epochs", "validation CE", "accuracy")]
-    for i, batch_size in enumerate(grid.batch_sizes):
-        finite, diverged = [], []
-        for j, k in np.ndindex(len(grid.learning_rates), len(grid.alphas)):
-            model = f"{batch_size}", f"{grid.learning_rates[j]}", f"{grid.alphas[k]}"
-            curve = curves.cross_entropy[i, j, k]
-            epoch = curve.argmin()
-            if np.isfinite(curve).all():
-                measures = f"{curve[epoch]:.4f}", f"{curves.accuracy[i, j, k, epoch]:.2%}"
-                finite.append((curve[epoch], (*model, f"{epoch + 1}", *measures)))
-            else:
-                diverged.append((*model, "", "diverged", ""))
-        rows += [row for _, row in sorted(finite)[:3]] + diverged
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(map(str.rjust, row, widths)).rstrip() for row in rows]
-
-    found = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in best.items())
-    lines += ["", f"Best: {found}"]
-    names = "batch size", "learning rate", "alpha", "number of epochs"
-    tried = *grid[:3], range(1, grid.epochs + 1)
-    for name, value, values in zip(names, best.values(), tried):
-        # An alpha of 0 is the end of its scale, and not an edge of the grid.
-        if len(values) > 1 and value in (values[0], values[-1]) and value > 0:
-            lines.append(f"Note: the best {name}, {value}, is on the edge of the grid")
-    validation, test = results["validation"], results["test"]
-    lines += ["", f"Validation cross-entropy: {validation['cross_entropy']:.4f}"]
-    lines += [f"Validation accuracy: {validation['accuracy']:.2%}"]
-    lines += [f"Test cross-entropy (unregularized): {test['cross_entropy']:.4f}"]
-    lines += [f"Test accuracy: {test['accuracy']:.2%}"]
+    """The results: the best models, the best point of all, and its metrics, the test set last."""
+    grid, best, validation = Grid(**results["grid"]), results["best"], results["validation"]
+    guessing = math.log(CLASSES)
+    lines = [*table(grid, curves), "", f"Best: {described(best)}", *edge_notes(grid, best)]
+    if validation["cross_entropy"] >= guessing:
+        lines.append(
+            f"Note: guessing is as good: its cross-entropy is log {CLASSES} = {guessing:.4f}"
+        )
+    lines += [
+        "",
+        f"Training cross-entropy: {results['training']['cross_entropy']:.4f}",
+        f"Validation cross-entropy: {validation['cross_entropy']:.4f}",
+        f"Validation accuracy: {validation['accuracy']:.2%}",
+        f"Test cross-entropy (unregularized): {results['test']['cross_entropy']:.4f}",
+        f"Test accuracy: {results['test']['accuracy']:.2%}",
+    ]
     return "\n".join(lines)
 
 
+def table(grid: Grid, curves: Curves) -> list[str]:
+    """The best three models of each batch size, at their best epochs, and those that diverged."""
+    rows = [("batch size", "learning rate", "alpha", "epochs", "validation CE", "accuracy")]
+    for i in range(len(grid.batch_sizes)):
+        finite, diverged = [], []
+        for j, k in np.ndindex(len(grid.learning_rates), len(grid.alphas)):
+            curve = curves.cross_entropy[i, j, k]
+            e = curve.argmin()
+            model = [str(value) for value in point(grid, i, j, k, e + 1).values()]
+            if np.isfinite(curve).all():
+                row = (*model, f"{curve[e]:.4f}", f"{curves.accuracy[i, j, k, e]:.2%}")
+                finite.append((curve[e], preference(i, j, k, e), row))
+            else:
+                diverged.append((*model[:3], "", "diverged", ""))
+        rows += [row for *_, row in sorted(finite)[:3]] + diverged
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    title = "The best models of each minibatch size (at most three), at their best epochs:"
+    return [title, *("  ".join(map(str.rjust, row, widths)).rstrip() for row in rows)]
+
+
+def edge_notes(grid: Grid, best: dict) -> list[str]:
+    """A line for each hyperparameter whose best value is the smallest or the largest tried."""
+    epochs = range(1, grid.epochs + 1)
+    lines = []
+    for name, flag, best_value, tried, least in (
+        ("batch size", "--batch-sizes", best["batch_size"], grid.batch_sizes, 1),
+        ("learning rate", "--learning-rates", best["learning_rate"], grid.learning_rates, 0),
+        ("alpha", "--alphas", best["alpha"], grid.alphas, 0),
+        ("number of epochs", "--epochs", best["epochs"], epochs, 1),
+    ):
+        if len(tried) == 1 or best_value == least:  # not compared, or there is nothing smaller
+            continue
+        if best_value in (tried[0], tried[-1]):
+            change = "smaller" if best_value == tried[0] else "larger"
+            lines.append(
+                f"Note: the best {name}, {best_value}, is at the edge of the grid; "
+                f"try a {change} one ({flag})"
+            )
+    return lines
+
+
 def check_writable(folder: Path) -> None:
-    """Make the folder, and find out before the search whether results can be written there."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Create the folder; fail before the search, not after it, if it is not writable."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Not by tempfile, which tries other names for hours on Windows.
+        probe = folder / f".probe-{os.urandom(8).hex()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise DataError(f"cannot write to {folder}: {error.strerror}") from None
     for name in RESULTS:
         if (folder / name).is_dir():
-            raise DataError(f"{folder / name}: a folder is in the place of a result")
-    tempfile.TemporaryFile(dir=folder).close()
+            raise DataError(f"{folder / name} is a folder, where a result file must go")
+
+
+def note_replacement(folder: Path, setup: dict) -> None:
+    """Log a line if the folder has results of other options, which will be replaced."""
+    path = folder / "results.json"
+    if not path.exists():
+        return
+    setup = json.loads(json.dumps(setup))  # tuples become lists
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+        differing = [name for name in setup if old[name] != setup[name]]
+    except (OSError, ValueError, KeyError, TypeError):
+        log(f"Note: {path} is not from this version of the program and will be replaced")
+        return
+    if differing:
+        log(f"Note: {path} has results for another {', '.join(differing)} and will be replaced")
 
 
 def save(folder: Path, results: dict, curves: Curves, W: np.ndarray, b: np.ndarray) -> None:
-    """Write RESULTS; they are moved into place when all of them are complete."""
+    """Write RESULTS; they are moved into place once all are complete."""
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        parts = [Path(temporary, name) for name in RESULTS]
-        parts[0].write_text(json.dumps(results, indent=2) + "\n")
-        np.savez(parts[1], W=W, b=b)
-        np.savez(parts[2], **curves._asdict())
-        for part in parts:
-            os.replace(part, folder / part.name)
+        results_json, model, curves_npz = (Path(temporary, name) for name in RESULTS)
+        text = json.dumps(results, indent=2) + "\n"
+        results_json.write_text(text, encoding="utf-8", newline="\n")
+        np.savez(model, W=W, b=b)
+        np.savez(curves_npz, **curves._asdict())
+        for name in RESULTS:
+            os.replace(Path(temporary, name), folder / name)
 
 
-def checked(kind: type, valid: Callable[..., bool], wanted: str) -> Callable[[str], int | float]:
-    """A type for argparse: a `kind` that is `valid`."""
+def number(kind: type, valid: Callable, wanted: str) -> Callable[[str], int | float]:
+    """An argparse type: an int or a float that is `valid`."""
 
     def parse(text: str) -> int | float:
-        with contextlib.suppress(ValueError):
-            if valid(value := kind(text)):
-                return value
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan  # which is never valid
+        if not valid(value):
+            hint = "; separate several values by blanks" if "," in text else ""
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}{hint}")
+        return value
 
     return parse
 
 
+def folder(text: str) -> Path:
+    """An argparse type: the name of a folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of the folder is empty")
+    return Path(text)
+
+
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line; exit with status 2 where it is wrong."""
-    count = checked(int, lambda v: 1 <= v <= 10**9, "a whole number from 1 to 1000000000")
-    seed = checked(int, lambda v: v >= 0, "a whole number of at least 0")
-    rate = checked(float, lambda v: 0 < v < math.inf, "a positive number")
-    alpha = checked(float, lambda v: 0 <= v < math.inf, "a number of at least 0")
-    fraction = checked(float, lambda v: 0 < v < 1, "a number between 0 and 1")
+    """Parse the command line; exit with status 2 if it is invalid."""
+    count = number(int, lambda v: 1 <= v <= 10**9, "a whole number from 1 to 1000000000")
+    seed = number(int, lambda v: v >= 0, "a whole number, 0 or more")
+    rate = number(float, lambda v: 0 < v < math.inf, "a finite number above 0")
+    alpha = number(float, lambda v: 0 <= v < math.inf, "a finite number, 0 or more")
+    fraction = number(float, lambda v: 0 < v < 1, "a number between 0 and 1")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
     parser = argparse.ArgumentParser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train softmax regression on Fashion-MNIST by minibatch SGD: search a grid of\n"
-        "hyperparameters on a validation set, then measure the best model, once, on the test set.",
+        "hyperparameters on a validation set, then evaluate the best model once on the test set.",
         epilog="examples:\n"
         "  python softmax_sgd.py                                    a minute or two\n"
         "  python softmax_sgd.py --batch-sizes 64 --epochs 5        a few seconds",
     )
-    add, default = parser.add_argument, "(default: %(default)s)"
-    add("--batch-sizes", type=count, nargs="+", metavar="N", help=f"minibatch sizes {default}")
-    add("--learning-rates", type=rate, nargs="+", metavar="R", help=f"learning rates {default}")
-    add("--alphas", type=alpha, nargs="+", metavar="A", help=f"L2 regularisation {default}")
-    add("--epochs", type=count, metavar="N", help=f"largest number of epochs {default}")
-    parser.set_defaults(**Grid()._asdict())
+
+    def several(values: tuple) -> str:
+        return f"separated by blanks (default: {' '.join(map(str, values))})"
+
+    # fmt: off
+    grid, default = Grid(), "(default: %(default)s)"
+    add = parser.add_argument
+    add("--batch-sizes", type=count, nargs="+", metavar="N", default=grid.batch_sizes,
+        help=f"minibatch sizes, {several(grid.batch_sizes)}")
+    add("--learning-rates", type=rate, nargs="+", metavar="R", default=grid.learning_rates,
+        help=f"learning rates, {several(grid.learning_rates)}")
+    add("--alphas", type=alpha, nargs="+", metavar="A", default=grid.alphas,
+        help=f"L2 regularisation strengths, {several(grid.alphas)}")
+    add("--epochs", type=count, metavar="N", default=grid.epochs,
+        help=f"maximum number of epochs {default}")
     add("--validation-fraction", type=fraction, metavar="F", default=0.2,
-        help=f"part of the training files to validate on {default}")  # fmt: skip
+        help=f"fraction of the training files used for validation {default}")
     add("--seed", type=seed, metavar="N", default=0,
-        help=f"of the split and of the order of the examples {default}")  # fmt: skip
-    add("--workers", type=count, metavar="N", default=cores, help=f"threads that train {default}")
-    add("--data-dir", metavar="DIR", default=DATA,
-        help="folder of the four files; the default, %(default)s, is kept complete and verified, "
-        "and any other is used as it is")  # fmt: skip
-    add("--output", type=Path, metavar="DIR", help=f"folder for {', '.join(RESULTS)}")
+        help=f"random seed of the split and of the order of the examples {default}")
+    add("--workers", type=count, metavar="N", default=cores,
+        help="training threads; each trains a stack of models of one minibatch size, up to "
+        f"{MAX_STACK}, so more threads than stacks bring nothing {default}")
+    add("--data-dir", type=folder, metavar="DIR", default=DATA,
+        help="folder with the four files; the default, %(default)s, is completed and verified, "
+        "any other is used unchanged")
+    add("--output", type=folder, metavar="DIR", help=f"write {', '.join(RESULTS)} to this folder")
+    # fmt: on
     return parser.parse_args()
 
 
 def main() -> int:
-    return run(lambda: run_experiment(parse_arguments()))
+    return run(run_experiment)
 
 
 if __name__ == "__main__":
