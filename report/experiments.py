@@ -497,23 +497,13 @@ def repeat_search() -> tuple[dict, dict]:
         i, j, k, epoch = program.best_point(curves)
         run = {
             "seed": seed,
-            **hyperparameters(grid, i, j, k, epoch),
+            **program.point(grid, i, j, k, epoch + 1),
             "validation": measure(W[..., i, j, k], b[..., i, j, k], X[validation], y[validation]),
             "test": measure(W[..., i, j, k], b[..., i, j, k], X_test, y_test),
         }
         runs.append(run)
         print(f"  {run}", file=sys.stderr, flush=True)
     return {"runs": runs}, {}
-
-
-def hyperparameters(grid, i: int, j: int, k: int, epoch: int) -> dict:
-    """Those of the point with these indices; `epoch` counts from 0, as an index does."""
-    return {
-        "batch_size": grid.batch_sizes[i],
-        "learning_rate": grid.learning_rates[j],
-        "alpha": grid.alphas[k],
-        "epochs": epoch + 1,
-    }
 
 
 # --- What the search decides ----------------------------------------------------------------------
@@ -561,7 +551,9 @@ def best_along(grid, curves, axis: int) -> list[dict]:
         values = curves.cross_entropy.take([position], axis)
         index = [int(i) for i in np.unravel_index(values.argmin(), values.shape)]
         index[axis] = position
-        points.append(hyperparameters(grid, *index) | {"cross_entropy": float(values.min())})
+        i, j, k, epoch = index
+        best = program.point(grid, i, j, k, epoch + 1)
+        points.append(best | {"cross_entropy": float(values.min())})
     return points
 
 
@@ -573,7 +565,7 @@ def best_average(grid, curves) -> dict:
     windows = np.lib.stride_tricks.sliding_window_view
     means = windows(curves.cross_entropy, AVERAGED_EPOCHS, axis=-1).mean(axis=-1)
     i, j, k, first = program.best_point(program.Curves(means, means))
-    point = hyperparameters(grid, i, j, k, first + AVERAGED_EPOCHS // 2)
+    point = program.point(grid, i, j, k, first + AVERAGED_EPOCHS // 2 + 1)
     value = float(means[i, j, k, first])
     facts = {"epochs_averaged": AVERAGED_EPOCHS, **point, "cross_entropy": value}
     return facts | {"edges": edges(grid, point)}
