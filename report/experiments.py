@@ -414,7 +414,7 @@ def minimise(X, y, alpha: float, name: str, within=WEIGHTS_WITHIN) -> tuple[np.n
     while np.linalg.norm(gradient) > within * alpha:
         length = np.linalg.norm(gradient)
         print(f"  {name}: length of the gradient {length:.1e}", file=sys.stderr, flush=True)
-        tolerance = np.clip(math.sqrt(length), 1e-3, 0.25)
+        tolerance = np.clip(math.sqrt(length), 1e-2, 0.25)
         step = newton_step(theta, gradient, X, alpha, pixels, tolerance)
         while np.linalg.norm(gradient_at(theta + step)) >= length:
             step = step / 2
