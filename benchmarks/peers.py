@@ -1,20 +1,20 @@
-"""Time the grid search of softmax_sgd.py beside what one would use instead. Needs Linux.
+"""Time the grid search of softmax_sgd.py next to what one would use instead. Needs Linux.
 
     pip install -r requirements.txt -r benchmarks/requirements.txt
-    python benchmarks/peers.py            # some minutes, on a quiet machine with the data present
+    python -m benchmarks.peers            # some minutes, on a quiet machine with the data present
 
 All contenders train the same models, from zero weights, on the same minibatches in the same order,
-and measure them on the same validation images after every epoch. In every round, each must reach
-our validation cross-entropy and accuracy.
+and evaluate them on the same validation images after every epoch. In every round, each must reach
+the validation cross-entropy and accuracy of this project.
 
-Each lives in a process of its own that may use every core, like a program that is simply started.
-They take turns: in each round, every one of them trains for EPOCHS epochs. We report the median of
-the rounds and, for a ratio, the median of the ratios within each round. A contender that trains one
-model at a time is timed on one model per minibatch size, and its time multiplied up to the grid.
+Each runs in its own process, which may use every core, like a program that is simply started. They
+take turns: in each round, every one of them trains for EPOCHS epochs. Reported are the median time
+over the rounds and, as a ratio, the median of the ratios within each round. A contender that trains
+one model at a time is timed on one model per minibatch size, and its time scaled up to the grid.
 
-Ours and the fastest peer also run as one process per core. All processes do the same work at the
-same time, and the time is divided by their number. This is the speed of a program whose work was
-divided among the cores by hand, so well that none of them ever waits for another.
+This project and the fastest peer also run as one process per core. All processes do the same work
+at the same time, and the time is divided by their number. This is the speed of a program whose work
+is divided among the cores by hand, so evenly that none of them ever waits for another.
 """
 
 import argparse
@@ -25,25 +25,26 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+import softmax_sgd
+from softmax_sgd import CLASSES, Grid
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import softmax_sgd  # noqa: E402
-from softmax_sgd import CLASSES, Grid  # noqa: E402
-
 SEED = 0
 EPOCHS = 4  # trained by each contender in each round
 GRID = Grid(epochs=EPOCHS)
-# One model per minibatch size: the last of the grid, whose alpha is the largest and tells most.
+# One model per minibatch size, for contenders that train one model at a time: the last of the
+# grid, with the largest learning rate and alpha, as a mistake in alpha shows most there.
 SAMPLE = GRID._replace(learning_rates=GRID.learning_rates[-1:], alphas=GRID.alphas[-1:])
-TOLERANCE = 1e-3  # between measures of the same model
+TOLERANCE = 1e-3  # between metrics of the same model
 
 
 class Data:
@@ -66,9 +67,10 @@ class Data:
 
 
 # --- Peers ----------------------------------------------------------------------------------------
-# Each is a function of the data that gets ready and returns another:
+# Each takes the data, prepares itself, and returns a function
 #     fit(batch_size, learning_rates, alphas) -> validation cross-entropy and accuracy.
-# Learning rates and alphas have the shape (K,), for K models; the first three peers need K = 1.
+# A peer that trains K models together takes learning rates and alphas, and returns each of the two
+# metrics, with the shape (K,). The others call theirs learning_rate and alpha, of shape (1,).
 
 
 def numpy_naive(data):
@@ -101,12 +103,12 @@ def scikit_learn(data):
 
     def fit(batch_size, learning_rate, alpha):
         model = MLPClassifier((), solver="sgd", momentum=0, shuffle=False, batch_size=batch_size)
-        # It divides alpha by the minibatch size.
+        # The model divides its alpha by the minibatch size.
         model.set_params(learning_rate_init=learning_rate.item(), alpha=alpha.item() * batch_size)
         first = slice(batch_size)
         model.partial_fit(data.X[first], data.y[first], classes=np.arange(CLASSES))
-        for array in (*model.coefs_, *model.intercepts_):  # it starts at random, and has no option
-            array[:] = 0
+        for array in (*model.coefs_, *model.intercepts_):
+            array[:] = 0  # no option replaces its random start
         for order in data.orders(batch_size):
             model.partial_fit(data.X[order], data.y[order])
             yhat = model.predict_proba(data.X_validation)
@@ -149,7 +151,7 @@ def torch_one(data, loader: bool):
 
 
 def torch_stacked(data):
-    """By hand: wide products, in place, and the update folded into the product of the gradient."""
+    """By hand: wide matrix products, arrays changed in place, decay and learning rate folded in."""
     import torch
 
     X, y, X_validation, y_validation = data.arrays(torch.from_numpy)
@@ -179,7 +181,10 @@ def torch_stacked(data):
 
 
 def jax_stacked(data):
-    """The same, whole epochs jitted. For one model, twice as fast as jax.grad of the textbook."""
+    """The same with JAX, which compiles whole epochs.
+
+    For one model it is twice as fast as jax.grad of the textbook loss.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -201,7 +206,7 @@ def jax_stacked(data):
             D = (D * (learning_rates / len(x))[:, None]).reshape(len(W), -1)
             return (W * keep[:, None] - D @ x, b - D.sum(axis=1)), None
 
-        # Every minibatch size of the grid divides the number of training images.
+        # The rows must fill the minibatches: every size of the grid divides 48,000 training images.
         model, _ = jax.lax.scan(step, (W, b), order.reshape(-1, batch_size))
         log_yhat = jax.nn.log_softmax(logits(*model, X_validation), axis=0)
         log_yhat_y = jnp.take_along_axis(log_yhat, y_validation[None, None], axis=0)
@@ -213,18 +218,18 @@ def jax_stacked(data):
         W = jnp.zeros((CLASSES * len(alphas), data.X.shape[1]))
         b = jnp.zeros(len(W))
         for order in data.orders(batch_size):
-            W, b, measures = epoch(W, b, arrays, order, learning_rates, alphas, batch_size)
-        return measures
+            W, b, metrics = epoch(W, b, arrays, order, learning_rates, alphas, batch_size)
+        return metrics
 
     return fit
 
 
 # --- Contenders -----------------------------------------------------------------------------------
-# Each is a function of the data that gets ready and returns another:
+# Each takes the data, prepares itself, and returns a function
 #     train(grid) -> validation cross-entropy and accuracy: (2, batch sizes, models of each).
 
 
-def ours(data):
+def this_project(data):
     sys.setswitchinterval(1e-4)  # as softmax_sgd.py does when it is run as a program
 
     def train(grid):
@@ -232,8 +237,8 @@ def ours(data):
         workers = len(os.sched_getaffinity(0))
         with threadpool_limits(1):
             curves = softmax_sgd.search(X, y, training, validation, grid, SEED, workers)[0]
-        measures = np.stack([curves.cross_entropy, curves.accuracy])[..., -1]
-        return measures.reshape(2, len(grid.batch_sizes), -1)
+        metrics = np.stack([curves.cross_entropy, curves.accuracy])[..., -1]
+        return metrics.reshape(2, len(grid.batch_sizes), -1)
 
     return train
 
@@ -250,27 +255,34 @@ def peer(prepare, data, **options):
     return train
 
 
-CONTENDERS = [  # with ours first and the fastest peer last
-    ("this project", ours, GRID),
-    ("NumPy, naive, float64", partial(peer, numpy_naive), SAMPLE),
-    ("scikit-learn, MLPClassifier", partial(peer, scikit_learn), SAMPLE),
-    ("PyTorch, DataLoader", partial(peer, torch_one, loader=True), SAMPLE),
-    ("PyTorch, hand-made batches", partial(peer, torch_one, loader=False), SAMPLE),
-    ("PyTorch, stacked by hand", partial(peer, torch_stacked), GRID),
-    ("JAX, jit and scan", partial(peer, jax_stacked), SAMPLE),
-    ("JAX, stacked", partial(peer, jax_stacked), GRID),
+class Contender(NamedTuple):
+    name: str
+    prepare: Callable
+    grid: Grid  # on which it is timed: GRID, or SAMPLE if it trains one model at a time
+
+
+# This project is first and the fastest peer last.
+CONTENDERS = [
+    Contender("this project", this_project, GRID),
+    Contender("NumPy, naive, float64", partial(peer, numpy_naive), SAMPLE),
+    Contender("scikit-learn, MLPClassifier", partial(peer, scikit_learn), SAMPLE),
+    Contender("PyTorch, DataLoader", partial(peer, torch_one, loader=True), SAMPLE),
+    Contender("PyTorch, hand-made batches", partial(peer, torch_one, loader=False), SAMPLE),
+    Contender("PyTorch, stacked by hand", partial(peer, torch_stacked), GRID),
+    Contender("JAX, jit and scan", partial(peer, jax_stacked), SAMPLE),
+    Contender("JAX, stacked", partial(peer, jax_stacked), GRID),
 ]
 
 
-# --- Measuring ------------------------------------------------------------------------------------
+# --- Timing ---------------------------------------------------------------------------------------
 
 
-def start(contender, data, cores):
-    """Start a process on these cores, which trains whenever its pipe, returned, brings a grid."""
+def start(contender: Contender, data: Data, cores: set[int]):
+    """Start a process on these cores that trains each grid sent through the returned pipe."""
 
     def serve():
         os.sched_setaffinity(0, cores)
-        train = contender(data)
+        train = contender.prepare(data)
         with threadpool_limits(len(cores)):
             while True:
                 end.send(train(end.recv()))
@@ -282,31 +294,51 @@ def start(contender, data, cores):
     return pipe
 
 
-def compare(title, contenders, data, shares, rounds) -> list[dict]:
-    """Run each contender as a process for each of `shares`, which are sets of cores."""
-    pipes = [[start(prepare, data, cores) for cores in shares] for _, prepare, _ in contenders]
+def run(pipes: list, grid: Grid) -> tuple[float, np.ndarray]:
+    """Train the grid in every process: seconds per epoch and process, and the first's metrics."""
+    begin = time.perf_counter()
+    for pipe in pipes:
+        pipe.send(grid)
+    metrics = [pipe.recv() for pipe in pipes]
+    seconds = time.perf_counter() - begin
+    return seconds / EPOCHS / len(pipes), metrics[0]
+
+
+def assert_same(metrics: np.ndarray, expected: np.ndarray, name: str) -> None:
+    """Exit unless a contender reached this project's metrics, of the models that it trained."""
+    expected = expected[:, :, -metrics.shape[2] :]  # the model of SAMPLE is the last of GRID
+    if not np.allclose(metrics, expected, rtol=0, atol=TOLERANCE):
+        sys.exit(f"{name} reaches\n{metrics}\nwhere this project reaches\n{expected}")
+
+
+def compare(title: str, contenders: list[Contender], data, shares: list[set[int]], rounds: int):
+    """Time each contender, with a process for each of `shares`, which are sets of cores.
+
+    Returns a row for each contender: its name, its seconds per epoch of the whole grid, and how
+    many times slower than this project it is.
+    """
+    processes = [[start(contender, data, cores) for cores in shares] for contender in contenders]
     seconds = np.empty((rounds + 1, len(contenders)))
-    for turn in range(rounds + 1):  # the first is to get ready
+    for turn in range(rounds + 1):  # round 0 warms up, and does not count
         print(f"{title}: round {turn} of {rounds}", file=sys.stderr, flush=True)
-        for i, (name, _, grid) in enumerate(contenders):
-            begin = time.perf_counter()
-            for pipe in pipes[i]:
-                pipe.send(grid)
-            measures, *_ = [pipe.recv() for pipe in pipes[i]]
-            seconds[turn, i] = (time.perf_counter() - begin) / EPOCHS / len(shares)
+        for i, (contender, pipes) in enumerate(zip(contenders, processes)):
+            seconds[turn, i], metrics = run(pipes, contender.grid)
             if i == 0:
-                expected = measures
-            seconds[turn, i] *= expected.size / measures.size  # from a sample to the grid
-            same = expected[:, :, -measures.shape[2] :]
-            if not np.allclose(measures, same, rtol=0, atol=TOLERANCE):
-                sys.exit(f"{name} measures\n{measures}\nwhere this project measures\n{same}")
-    print(f"\n{title:27}  s per epoch  times ours")
+                expected = metrics
+            assert_same(metrics, expected, contender.name)
+            seconds[turn, i] *= expected.size / metrics.size  # from SAMPLE to the whole grid
     rows = []
-    for (name, *_), times in zip(contenders, seconds[1:].T):
+    for contender, times in zip(contenders, seconds[1:].T):
         slower = median(times / seconds[1:, 0])
-        rows.append({"name": name, "seconds_per_epoch": median(times), "times_slower": slower})
-        print(f"{name:27}  {median(times):11.3f}  {slower:10.2f}")
+        row = {"seconds_per_epoch": median(times), "times_slower": slower}
+        rows.append({"name": contender.name, **row})
     return rows
+
+
+def print_table(title: str, rows: list[dict]) -> None:
+    print(f"\n{title:27}  s per epoch  relative")
+    for row in rows:
+        print(f"{row['name']:27}  {row['seconds_per_epoch']:11.3f}  {row['times_slower']:8.2f}")
 
 
 def peak_memory() -> float:
@@ -318,20 +350,25 @@ def peak_memory() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7, help="of which the median counts")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write it there, as JSON")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON")
     options = parser.parse_args()
-    memory = peak_memory()  # of a child no less than its parent's, so before the data are loaded
-    data, cores, rounds = Data(), os.sched_getaffinity(0), options.rounds
-    each, two = [{core} for core in cores], [CONTENDERS[0], CONTENDERS[-1]]
+    # The peak of a child counts the memory that it shares with its parent, which so far is little.
+    memory = peak_memory()
+    data, cores = Data(), os.sched_getaffinity(0)
+    together = compare("One process", CONTENDERS, data, [cores], options.rounds)
+    print_table("One process", together)
+    fastest, each = [CONTENDERS[0], CONTENDERS[-1]], [{core} for core in cores]
+    apart = compare("One process per core", fastest, data, each, options.rounds)
+    print_table("One process per core", apart)
+    print(f"\nEach epoch trains and validates the whole grid. Peak memory: {memory:.0f} MB")
     results = {
         "cores": len(cores),
         "grid": Grid()._asdict(),
         "peak_memory_mb": memory,
-        "one_process": compare("One process", CONTENDERS, data, [cores], rounds),
-        "process_per_core": compare("A process per core", two, data, each, rounds),
+        "one_process": together,
+        "process_per_core": apart,
     }
-    print(f"\nEpochs of the whole grid, training and validation. Peak memory: {memory:.0f} MB")
     if options.output:
         options.output.write_text(json.dumps(results, indent=2) + "\n")
 

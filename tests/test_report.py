@@ -4,12 +4,12 @@ import json
 import re
 from importlib.metadata import version
 
-import experiments
 import numpy as np
 import pytest
 from conftest import ROOT
 
 import softmax_sgd as program
+from report import experiments
 
 REPORT = ROOT / "report"
 RESULTS = REPORT / "results"
@@ -170,19 +170,9 @@ def test_4c_sign_and_limit_of_the_pull():
     np.testing.assert_allclose(scaled[..., -1], (q * np.exp(q * s) - np.exp(-s))[..., -1], 1e-4)
 
 
-def test_4c_distance_of_w_falls_like_a_power_of_t(monkeypatch):
-    """As measured in 10⁶ steps, and here, once more, in fewer."""
-    monkeypatch.setattr(experiments, "STEPS", 20000)
-    found = [*recorded("logistic")["exponents"], experiments.exponent(0.5, 1)]
-    assert [(e["q"], e["norm_squared"]) for e in found[:-1]] == list(experiments.OPPOSITE)
-    for e in found:
-        mu = e["q"] * e["norm_squared"]
-        assert e["exponent"] == pytest.approx(-mu if e["q"] == 1 else -min(mu, 1), abs=0.01)
-
-
 def test_simulation_meets_its_predictions():
     facts = recorded("logistic")
-    build = pytest.importorskip("build", reason="report/requirements.txt is not installed")
+    build = pytest.importorskip("report.build", reason="report/requirements.txt is not installed")
     with np.load(RESULTS / "logistic.npz") as paths:
         for name, pair in facts["pairs"].items():
             assert facts["learning_rate"] < pair["largest_rate"]
@@ -237,41 +227,6 @@ def test_what_the_report_says_of_its_tables():
     assert np.ptp([run["test"]["cross_entropy"] for run in runs]) < 0.01
 
 
-def test_intervals():
-    near = experiments.wilson(8449, 10000)  # from the score test: (p - share)² = z² p (1 - p) / n
-    for p in (near["low"], near["high"]):
-        assert (p - 0.8449) ** 2 == pytest.approx(1.959964**2 * p * (1 - p) / 10000)
-    values = np.random.default_rng(0).exponential(size=(4000, 50))
-    covered = [e["low"] < 1 < e["high"] for e in map(experiments.normal, values)]
-    assert 0.9 < np.mean(covered) < 0.96
-
-
-@pytest.mark.data
-def test_the_model_measures_and_trains_as_reported(real):
-    results, winner, seed = recorded("results"), recorded("winner"), recorded("results")["seed"]
-    train, validation = experiments.divide(results, seed)
-    with np.load(RESULTS / "model.npz") as model:
-        W, b = model["W"], model["b"]
-    facts, _ = experiments.examine(W, b, real.X_test, real.y_test)
-    assert np.abs(np.subtract(facts["confusion"], winner["confusion"])).sum() <= 4
-    assert np.trace(winner["confusion"]) / len(real.y_test) == results["test"]["accuracy"]
-    measured = experiments.measure(W, b, real.X[validation], real.y[validation])
-    assert measured == pytest.approx(results["validation"], abs=2e-4)
-    first = experiments.retrain(results["best"], seed, 1, real.X, real.y, train, validation)
-    for part, values in first.items():
-        assert values[0] == pytest.approx(winner["curves"][part][0], abs=1e-4)
-
-
-@pytest.mark.data
-def test_lbfgs_nears_the_reported_optimum_from_above(real):
-    pytest.importorskip("scipy")
-    row, results = recorded("optimum")["rows"][-1], recorded("results")
-    train, _ = experiments.divide(results, results["seed"])
-    X, y = real.X[train].astype(np.float64), real.y[train]
-    W, b = experiments.minimise(X, y, row["alpha"], steps=40)
-    assert 0 <= program.loss(W, b, X, y, row["alpha"]) - row["loss"] < 5e-3
-
-
 # --- The document ---------------------------------------------------------------------------------
 
 
@@ -283,7 +238,7 @@ def build():
         pytest.importorskip(name)
         if version(name) != pin:
             pytest.skip(f"the bytes are those of {name} {pin}")
-    return pytest.importorskip("build")
+    return pytest.importorskip("report.build")
 
 
 def test_report_is_what_build_makes(build, tmp_path):
