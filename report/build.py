@@ -1,10 +1,10 @@
-"""Make report.pdf from report/results: the same bytes for the same results.
+"""Build report.pdf and report/readme.svg from report/results: the same bytes for the same results.
 
     pip install -r report/requirements.txt
-    python report/build.py
+    python -m report.build
 
 The figures are drawn here as SVG and handed to report.typ as they are; Typst sets their lettering
-in the document's own font. Every other number of the report is read by report.typ itself.
+in the document's own font. Every other number in the report is read by report.typ itself.
 """
 
 import io
@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 CM = 1 / 2.54  # in inches
-WIDTH = 16.8 * CM  # of the text
+WIDTH = 14 * CM  # of the text
 NAMES = "T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot"
 CLASSES = NAMES.split(", ")
 # Two colours that no kind of colour blindness confuses, one dark and one light in black and white.
@@ -59,7 +59,7 @@ def arrays(name: str) -> dict[str, np.ndarray]:
 
 
 def power(value: float) -> str:
-    """0, 10^{-5} or 3 × 10^{-4}; svg() makes small what is in the braces."""
+    """0, 10^{-5} or 3 × 10^{-4}; svg() raises what is in the braces."""
     if value == 0:
         return "0"
     mantissa, exponent = f"{value:e}".split("e")
@@ -68,11 +68,19 @@ def power(value: float) -> str:
 
 
 def svg(figure: Figure) -> str:
+    """The figure as SVG, with ^{…} raised and _{…} lowered.
+
+    This is done in the SVG because Matplotlib's own mathematics would bring its own fonts.
+    """
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    script = r'<tspan style="font-size: 5.5px" dy="{}">\1</tspan>'
-    raised = re.sub(r"\^\{(.*?)\}", script.format(-2.7), file.getvalue())
-    return re.sub(r"_\{(.*?)\}", script.format(1.5), raised)
+    text = file.getvalue()
+    for mark, dy in ((r"\^", -2.7), ("_", 1.5)):
+        script = rf'<tspan style="font-size: 5.5px" dy="{dy}">\1</tspan>'
+        back = rf'<tspan dy="{-dy}">\2</tspan>'
+        text = re.sub(mark + r"\{([^}]*)\}([^<])", script + back, text)  # more text follows
+        text = re.sub(mark + r"\{([^}]*)\}", script, text)  # nothing follows
+    return text
 
 
 def bare(axes) -> None:
@@ -80,9 +88,12 @@ def bare(axes) -> None:
     axes.tick_params(length=0)
 
 
-def cells(axes, values, texts, bold, shades, low: float, high: float) -> None:
-    """A heat map of `values` with a text in each cell, all of one shape, the first row lowest."""
-    axes.pcolormesh(values, cmap=shades, vmin=low, vmax=high, ec="white", lw=1)
+def cells(axes, values, texts, bold, high: float) -> None:
+    """A heat map of `values` from 0 to `high`, the darker the higher, with a text in each cell.
+
+    `values`, `texts` and `bold` have the same shape; their first row is the lowest.
+    """
+    axes.pcolormesh(values, cmap=SHADES, vmin=0, vmax=high, ec="white", lw=1)
     for (row, column), text in np.ndenumerate(texts):
         weight = "bold" if bold[row, column] else "normal"
         axes.text(column + 0.5, row + 0.5, text, weight=weight, **CENTRED)
@@ -94,8 +105,8 @@ def cells(axes, values, texts, bold, shades, low: float, high: float) -> None:
 
 def xor() -> Figure:
     """The four points, drawn as heights over the square, and the flat best fit between them."""
-    figure = Figure((6.2 * CM, 5 * CM), layout="none")
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.42, 2), ylim=(-0.35, 1.6), aspect="equal")
+    figure = Figure((5.8 * CM, 3.7 * CM), layout="none")
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.8, 1.98), ylim=(-0.25, 1.5), aspect="equal")
     axes.axis("off")
 
     def at(x1, x2, height):  # an oblique projection
@@ -119,28 +130,28 @@ def xor() -> Figure:
         axes.text(x + side, at(x1, x2, y)[1], f"({x1}, {x2})", ha=align, va="center")
     axes.text(0.5, -0.06, "𝑥_{1}", color=GREY, ha="center", va="top")
     axes.text(1.3, 0.1, "𝑥_{2}", color=GREY, ha="left", va="center")
+    axes.plot([-0.55, -0.55], [0, 1], "_-", color=GREY, linewidth=0.5)  # the axis of the heights
+    for height in (0, 1):
+        axes.text(-0.6, height, str(height), color=GREY, ha="right", va="center")
+    axes.text(-0.55, 1.12, "𝑦", color=GREY, ha="center")
     return figure
 
 
 # --- Problem 3 ------------------------------------------------------------------------------------
 
 
-def lowest() -> tuple[np.ndarray, np.ndarray]:
-    """Each model's lowest validation cross-entropy, and whether that is at its last epoch."""
-    curves = arrays("curves")["cross_entropy"]
-    return curves.min(axis=-1), curves.argmin(axis=-1) == curves.shape[-1] - 1
-
-
 def heat() -> Figure:
     """Each model's lowest validation cross-entropy: a map for each minibatch size."""
-    grid, (values, unfinished) = read("results")["grid"], lowest()
-    low, high, chosen = values.min(), 1.2 * np.ptp(values) + values.min(), values == values.min()
-    texts = np.char.lstrip(np.char.mod("%.4f", values), "0") + np.where(unfinished, "*", "")
-    figure = Figure((WIDTH, 4.2 * CM))
+    grid, values = read("results")["grid"], arrays("curves")["cross_entropy"]
+    lowest, last = values.min(axis=-1), grid["epochs"] - read("choice")["last_epochs"]
+    stars = np.where(values.argmin(axis=-1) >= last, "*", "")
+    texts = np.char.add(np.char.lstrip(np.char.mod("%.4f", lowest), "0"), stars)
+    above, chosen = lowest - lowest.min(), lowest == lowest.min()
+    figure = Figure((WIDTH, 3.9 * CM))
     figure.get_layout_engine().set(w_pad=0.02, wspace=0)
-    panels = figure.subplots(1, len(values), sharey=True)
+    panels = figure.subplots(1, len(lowest), sharey=True)
     for i, axes in enumerate(panels):
-        cells(axes, values[i], texts[i], chosen[i], SHADES.reversed(), low, high)
+        cells(axes, above[i], texts[i], chosen[i], 1.2 * above.max())
         for j, k in np.argwhere(chosen[i]):
             axes.fill([k, k + 1, k + 1, k], [j, j, j + 1, j + 1], fc="none", ec=ORANGE, lw=2)
         axes.set_title(f"minibatches of {grid['batch_sizes'][i]}", loc="center")
@@ -152,20 +163,32 @@ def heat() -> Figure:
 
 
 def curves() -> Figure:
-    """Training and validation cross-entropy of the chosen model by epoch, the chosen one marked."""
-    best, values = read("results")["best"]["epochs"], read("winner")["curves"]
-    epochs = np.arange(1, len(values["training"]) + 1)
-    figure = Figure((6.6 * CM, 5.8 * CM))
-    axes = figure.subplots()
-    axes.plot(epochs, values["training"], color=GREY, dashes=(4, 1.5))
-    axes.plot(epochs, values["validation"], color=BLUE)
-    ends = values["validation"][best - 1], axes.get_ylim()[1] * 0.9
-    stop = {"marker": "o", "markevery": [0], "markersize": 5, "linewidth": 0.8}
-    axes.plot([best, best], ends, color=ORANGE, **stop)
-    axes.text(best, ends[1], f"epoch {best}", color=ORANGE, ha="center", va="bottom")
-    axes.text(14, 0.46, "validation", color=BLUE)
-    axes.text(24, 0.37, "training", color=GREY, ha="right")
-    axes.set(xlabel="epoch", xlim=(0, len(epochs)), title="cross-entropy")
+    """The chosen model's cross-entropy by epoch among that of all models, and its lowest point."""
+    best, training = read("results")["best"]["epochs"], read("winner")["curves"]["training"]
+    everything = arrays("curves")["cross_entropy"]
+    lowest, epochs = everything.min(), np.arange(1, everything.shape[-1] + 1)
+    chosen = everything[np.unravel_index(everything.argmin(), everything.shape)[:-1]]
+    figure = Figure((WIDTH, 4.6 * CM))
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    for axes in (left, right):
+        axes.plot(epochs, everything.reshape(-1, len(epochs)).T, color="#c4c4c4", linewidth=0.4)
+        axes.plot(epochs, chosen, color=BLUE)
+        axes.set_xlabel("epoch")
+    left.plot(epochs, training, color="black", linewidth=0.9, dashes=(3, 1.5))
+    left.plot(best, lowest, "o", color=ORANGE, markersize=4)
+    left.set(xlim=(0, len(epochs)), ylim=(min(training) - 0.01, lowest + 0.07))
+    left.set_title("cross-entropy")
+    near = read("choice")["neighbours"]
+    right.plot(near["epochs"], near["cross_entropy"], "o", color=BLUE, markersize=3)
+    right.plot(best, lowest, "o", color=ORANGE, markersize=5)
+    for step, align in ((-1, "right"), (0, "center"), (1, "left")):  # the values named in the text
+        value = near["cross_entropy"][near["epochs"].index(best + step)]
+        colour, up = (BLUE, 0) if step else (ORANGE, -0.0028)
+        place = {"ha": align, "va": "center", "size": 7.5, "color": colour}
+        right.text(best + 1.2 * step, value + up, f"{value:.4f}", **place)
+    right.set(xlim=(near["epochs"][0] - 1, near["epochs"][-1] + 1))
+    right.set(ylim=(lowest - 0.006, max(near["cross_entropy"]) + 0.004), xticks=near["epochs"])
+    right.set_title("validation near the chosen epoch")
     return figure
 
 
@@ -174,127 +197,171 @@ def confusion() -> Figure:
     counts = np.array(read("winner")["confusion"])
     right = np.eye(len(counts), dtype=bool)
     mistakes = np.where(right, 0, counts)
-    figure = Figure((9.8 * CM, 5.8 * CM))
+    figure = Figure((9 * CM, 5.8 * CM))
     axes = figure.subplots()
-    cells(axes, mistakes, np.where(counts, counts, ""), right, SHADES, 0, mistakes.max())
+    cells(axes, mistakes, np.where(counts, counts, ""), right, 1.1 * mistakes.max())
     for true, accuracy in enumerate(counts.diagonal() / counts.sum(axis=1)):
-        axes.text(10.8, true + 0.5, f"{accuracy:.1%}", **CENTRED)
-    slanted = {"rotation": 40, "rotation_mode": "anchor", "ha": "left", "va": "baseline"}
+        axes.text(10.9, true + 0.5, f"{accuracy:.1%}", **CENTRED)
+    slanted = {"rotation": 55, "rotation_mode": "anchor", "ha": "left", "va": "baseline"}
     axes.xaxis.tick_top()
-    axes.set_xticks([*np.arange(10) + 0.5, 10.9], [*CLASSES, "correct"], **slanted)
+    axes.set_xticks([*np.arange(10) + 0.6, 11], [*CLASSES, "correct"], **slanted)
     axes.set_yticks(np.arange(10) + 0.5, CLASSES)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
     axes.tick_params(pad=1)
     axes.invert_yaxis()
     return figure
 
 
 def weights() -> Figure:
-    """The ten columns of W as images: blue speaks for the class, orange against it."""
-    W, figure = arrays("model")["W"], Figure((WIDTH, 2.3 * CM))
+    """The ten columns of W as images: blue raises the score of the class, orange lowers it."""
+    W, figure = arrays("model")["W"], Figure((4.8 * CM, 5.8 * CM), layout="none")
     bound = np.quantile(np.abs(W), 0.995)
-    for axes, column, name in zip(figure.subplots(1, 10), W.T, CLASSES, strict=True):
-        image(axes, column, SIGNED, -bound, bound)
-        axes.set_title(name, loc="center")
+    for k, name in enumerate(CLASSES):
+        row, column = divmod(k, 3)
+        axes = figure.add_axes((column / 3, 0.76 - row / 4, 0.32, 0.185))
+        image(axes, W[:, k], SIGNED, -bound, bound)
+        axes.set_title(name, loc="center", size=7, pad=1.5)
     return figure
 
 
 def image(axes, pixels, shades, low: float, high: float) -> None:
-    squares = np.kron(pixels.reshape(28, 28), np.ones((8, 8)))  # sharp wherever they are shown
+    squares = np.kron(pixels.reshape(28, 28), np.ones((4, 4)))  # sharp wherever they are shown
     axes.imshow(squares, shades, vmin=low, vmax=high, interpolation="none")
     axes.set(xticks=[], yticks=[])
     bare(axes)
 
 
-def mistakes() -> Figure:
-    """The test images that the model mistakes with the greatest confidence."""
-    facts, images = read("winner")["mistakes"], arrays("winner")["mistakes"]
-    figure = Figure((WIDTH, 3.3 * CM))
-    for i, axes in enumerate(figure.subplots(1, len(images))):
-        image(axes, images[i], "gray_r", 0, 255)
-        axes.set_title(CLASSES[facts["true"][i]], loc="center")
-        axes.set_xlabel(f"“{CLASSES[facts['predicted'][i]]}”", color=ORANGE, labelpad=2)
-        axes.text(14 * 8, 38 * 8, f"{facts['probability'][i]:.1%}", color=ORANGE, ha="center")
-    return figure
-
-
 # --- Problem 4 ------------------------------------------------------------------------------------
 
 
-LOOKS = {  # each pair's name, colour, width of line, and on which side of its end it is named
-    "unequal": ("(i′)", "#6e6e6e", 2.8, "top"),
-    "opposite": ("(i)", BLUE, 1.2, "bottom"),
-    "apart": ("(ii)", ORANGE, 1.2, "center"),
-}
+LOOKS = {"opposite": ("(i)", BLUE), "apart": ("(ii)", ORANGE)}  # the answers to 4(c)
+
+
+def plane() -> Figure:
+    """The examples (i) and (ii), the segment between them, its point h, and the path of w."""
+    pairs, paths = read("logistic")["pairs"], arrays("logistic")
+    figure = Figure((7 * CM, 3.4 * CM), layout="none")
+    for i, (name, (title, colour)) in enumerate(LOOKS.items()):
+        examples, h = np.array(pairs[name]["examples"]), np.array(pairs[name]["h"])
+        path = np.vstack([pairs[name]["start"], paths[name][:, :2]])
+        axes = figure.add_axes((i / 2, 0, 0.49, 1), aspect="equal")
+        edge = -2 if name == "opposite" else -0.9
+        axes.set(xlim=(edge, edge + 4.7), ylim=(-1.5, 3.15))
+        axes.axis("off")
+        axes.text(edge, 2.7, title, weight="bold")
+        axes.plot(0, 0, "k+", markersize=7, markeredgewidth=0.6)
+        axes.plot(*examples.T, "ko-", markersize=3.5, linewidth=0.8)
+        for x1, x2 in examples:
+            # (1, 1) and (1, 2) have free space on their left, the others on their right.
+            x, align = (x1 - 0.2, "right") if x1 == 1 else (x1 + 0.2, "left")
+            axes.text(x, x2, f"({x1}, {x2})".replace("-", "−"), ha=align, va="center")
+        inside = path[(path < 2.5).all(axis=1)]
+        axes.plot(*inside.T, color=colour, linewidth=1.4)
+        axes.plot(*path[0], "s", color=colour, markersize=3.5)
+        if name == "apart":  # w goes on for ever
+            arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.4}
+            axes.annotate("", xy=(2.75, 2.75), xytext=inside[-1], arrowprops=arrow)
+        else:
+            axes.plot(*path[-1], "o", color=colour, mfc="white", markersize=4.5)
+        axes.plot(*h, "D", color="black", mfc="white", markersize=3.5)
+        if h.any():
+            axes.text(h[0] + 0.3, h[1], "ℎ", va="center")
+            axes.text(-0.2, -0.3, "0", ha="right", va="center")
+        else:
+            axes.text(-0.3, 0.1, "ℎ = 0", ha="right", va="center")
+    return figure
 
 
 def logistic() -> Figure:
-    """The loss, b and the distance of w from its limit, with what the proofs predict dashed."""
+    """The loss, b and the length of w by step, for (i) and (ii), and the law dashed.
+
+    The law leaves a constant open in b and w: there, the dashed lines go through the last point.
+    """
     facts, paths = read("logistic"), arrays("logistic")
-    t, figure = paths["t"], Figure((WIDTH, 3.9 * CM))
-    panels, late, time = figure.subplots(1, 3), t >= 30, facts["learning_rate"] * t
-    for name, (text, colour, width, side) in LOOKS.items():
-        w, (b, loss) = paths[name][:, :2], paths[name][:, 2:].T
-        rho, ratio, limit, exponent = predicted(facts["pairs"][name])
-        lines = [(loss, 1 / (rho * time)), (rho * b - np.log(time), np.log(ratio) + 0 * t)]
-        if limit is not None:
-            distance = np.linalg.norm(w - limit, axis=1)
-            lines.append((distance, distance[-1] * (t / t[-1]) ** exponent))
-        for axes, (values, expected) in zip(panels, lines):
-            axes.plot(t, values, color=colour, linewidth=width)
-            axes.plot(t[late], expected[late], color="black", linewidth=0.8, dashes=(2.5, 2.5))
-            if axes is not panels[0]:
-                axes.text(1.3 * t[-1], values[-1], text, color=colour, va=side)
-    titles = "loss", "𝑎_{𝑡} − log 𝜀𝑡", "distance of 𝑤_{𝑡} from its limit"
-    for axes, title, lowest in zip(panels, titles, (1e-6, None, 1e-12)):
-        axes.set(xscale="log", xlabel="step 𝑡", xlim=(1, t[-1]), title=title, ymargin=0.15)
+    t, figure = paths["t"], Figure((WIDTH, 3.8 * CM))
+    panels = figure.subplots(1, 3)
+    for name, (text, colour) in LOOKS.items():
+        w, b, loss = paths[name][:, :2], paths[name][:, 2], paths[name][:, 3]
+        length, h = np.linalg.norm(w, axis=1), np.array(facts["pairs"][name]["h"])
+        slope = np.log(t / t[-1]) / (1 + h @ h)
+        law = (
+            1 / (facts["learning_rate"] * (1 + h @ h) * t),
+            b[-1] + slope,
+            length[-1] + np.linalg.norm(h) * slope,
+        )
+        for axes, values, expected in zip(panels, (loss, b, length), law):
+            axes.plot(t, values, color=colour)
+            axes.plot(t, expected, color="black", linewidth=0.7, dashes=(3, 3))
+            side = "bottom" if name == "opposite" else "top"
+            axes.text(1.5 * t[-1], values[-1], text, color=colour, va=side)
+    for axes, title in zip(panels, ("(a) loss 𝑓_{𝑡}", "(b) 𝑏_{𝑡}", "(c) length of 𝑤_{𝑡}")):
+        axes.set(xscale="log", xlabel="step 𝑡", xlim=(1, t[-1]), ylim=(0, None), title=title)
         axes.set_xticks([1, 1e2, 1e4, 1e6], map(power, (1, 1e2, 1e4, 1e6)))
-        if lowest:
-            ticks = lowest ** (np.arange(4) / 3)
-            axes.set_yscale("log")
-            axes.set_yticks(ticks, map(power, ticks))
+    panels[0].set(yscale="log", ylim=(1e-7, 2))
+    panels[0].set_yticks([1, 1e-2, 1e-4, 1e-6], map(power, (1, 1e-2, 1e-4, 1e-6)))
+    for axes in panels:
         axes.minorticks_off()
     return figure
 
 
-def plane() -> Figure:
-    """The examples of (i′) and (ii), the segment between them, and the path of w."""
-    facts, paths = read("logistic")["pairs"], arrays("logistic")
-    figure = Figure((6.9 * CM, 3.2 * CM), layout="none")
-    for i, name in enumerate(("unequal", "apart")):
-        examples, limit = np.array(facts[name]["examples"]), predicted(facts[name])[2]
-        path = np.vstack([facts[name]["start"], paths[name][:, :2]])
-        axes = figure.add_axes((i / 2, 0, 0.49, 1), xlim=(-0.6, 3), ylim=(-0.75, 2.65))
-        axes.axis("off")
-        axes.text(-0.4, 2.3, LOOKS[name][0])
-        axes.plot(*path.T, color=BLUE)
-        axes.plot(*examples.T, "ko-", 0, 0, "k+", markersize=4, linewidth=0.8)
-        axes.text(-0.1, 0.1, "0", ha="right")
-        if limit is None:
-            axes.plot(*examples.mean(axis=0), ".", color=ORANGE)  # nearest to 0, by symmetry
-            axes.text(1.75, 1.42, "ℎ", color=ORANGE)
-        else:
-            axes.plot(*limit, "o", markerfacecolor="white", color=BLUE, markersize=5)
-        for (x1, x2), side in zip(examples, ((-0.1, 0.1, "right"), (0.1, -0.35, "left"))):
-            axes.text(x1 + side[0], x2 + side[1], f"({x1:g}, {x2:g})".replace("-", "−"), ha=side[2])
+# --- The picture in the README --------------------------------------------------------------------
+
+CARD = {
+    "font.family": "DejaVu Sans",  # comes with Matplotlib
+    "font.size": 17,
+    "axes.titlesize": 19,
+    "axes.linewidth": 1,
+    "lines.linewidth": 2.5,
+    "xtick.major.width": 1,
+    "ytick.major.width": 1,
+    "svg.fonttype": "path",
+}
+
+
+def card() -> Figure:
+    """The learning curve, and the weights and a test image of each class, all on white."""
+    best, winner, W = read("results")["best"]["epochs"], read("winner"), arrays("model")["W"]
+    figure = Figure((10, 8.1), layout="none", facecolor="white")
+    axes = figure.add_axes((0.08, 0.68, 0.745, 0.25))
+    epochs = np.arange(1, len(winner["curves"]["training"]) + 1)
+    for part, colour in (("validation", BLUE), ("training", GREY)):
+        values = winner["curves"][part]
+        axes.plot(epochs, values, color=colour)
+        axes.text(epochs[-1] + 1, values[-1], part, color=colour, va="center")
+    lowest = winner["curves"]["validation"][best - 1]
+    axes.plot(best, lowest, "o", color=ORANGE, markersize=9)
+    axes.annotate(
+        f"chosen: epoch {best}",
+        (best, lowest),
+        (best, lowest + 0.065),
+        color=ORANGE,
+        ha="center",
+        arrowprops={"arrowstyle": "-", "color": ORANGE, "shrinkB": 8},
+    )
+    axes.set(xlim=(1, epochs[-1]), xlabel="epoch", title="Cross-entropy of the chosen model")
+    figure.text(0.02, 0.525, "Weights of each class (ink on blue speaks for it, on orange", size=19)
+    figure.text(0.02, 0.49, "against it), and a test image of it with the prediction", size=19)
+    examples, images = winner["examples"], arrays("winner")["examples"]
+    bound = np.quantile(np.abs(W), 0.995)
+    for k, name in enumerate(CLASSES):
+        row, column = divmod(k, 5)
+        left, low = 0.02 + 0.196 * column, 0.29 - 0.235 * row
+        axes = figure.add_axes((left, low, 0.09, 0.111))
+        image(axes, W[:, k], SIGNED, -bound, bound)
+        axes = figure.add_axes((left + 0.094, low, 0.09, 0.111))
+        image(axes, images[k], "gray_r", 0, 255)
+        figure.text(left + 0.09, low + 0.13, name, ha="center", weight="bold")
+        predicted, probability = examples["predicted"][k], examples["probability"][k]
+        verdict = f"{CLASSES[predicted]} {int(100 * probability)}%"
+        colour = BLUE if predicted == k else ORANGE
+        figure.text(left + 0.09, low - 0.035, verdict, ha="center", color=colour)
     return figure
-
-
-def predicted(pair: dict) -> tuple:
-    """By the proofs of problem 4: rho, where a = rho b; lambda / epsilon; and, if w converges, its
-    limit and the exponent of t in its distance from there."""
-    (first, second), start = np.array(pair["examples"], float), np.array(pair["start"], float)
-    if first @ second > 0:  # (ii): both logits are rho b
-        middle = (first + second) / 2
-        return 1 + middle @ middle, 1 + middle @ middle, None, None
-    q, mu = np.linalg.norm(second) / np.linalg.norm(first), -first @ second
-    s = -np.log(q) / (1 + q)
-    limit = start + (s - first @ start) / (first @ first) * first
-    return 1, (np.exp(-s) + np.exp(q * s)) / 2, limit, -mu if q == 1 else -min(mu, 1)
 
 
 # --- The document ---------------------------------------------------------------------------------
 
-FIGURES = (xor, heat, curves, confusion, weights, mistakes, plane, logistic)
+FIGURES = (xor, heat, curves, confusion, weights, plane, logistic)
 
 
 def document() -> dict:
@@ -304,19 +371,20 @@ def document() -> dict:
         logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", message=".*cmr10")
         inputs = {figure.__name__: svg(figure()) for figure in FIGURES}
-    values, unfinished = lowest()
-    inputs |= {"classes": NAMES, "unfinished": str(unfinished.sum())}
-    inputs["lowest"] = json.dumps(values.min(axis=(0, 1)).tolist())  # for each alpha
-    rates = np.array(read("results")["grid"]["learning_rates"])
-    inputs["best_rates"] = json.dumps(rates[values.min(axis=2).argmin(axis=1)].tolist())
+    inputs["classes"] = NAMES
     source = HERE / "report.typ"
     return {"input": source, "root": HERE, "sys_inputs": inputs, "ignore_system_fonts": True}
 
 
-def build(output: Path) -> None:
-    """Write the report as PDF/UA-1, which asks for a text for each figure and formula."""
-    typst.compile(output=output, pdf_standards="ua-1", **document())
+def build(folder: Path) -> None:
+    """Write report.pdf, as PDF/UA-1, and report/readme.svg into `folder`.
+
+    PDF/UA asks for a text for each figure and formula.
+    """
+    typst.compile(output=folder / "report.pdf", pdf_standards="ua-1", **document())
+    with matplotlib.rc_context(STYLE | CARD):
+        card().savefig(folder / "report" / "readme.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":
-    build(HERE.parent / "report.pdf")
+    build(HERE.parent)
