@@ -45,7 +45,7 @@ DIRECTIONS = 5  # random ones, on images
 # Pairs of positive examples, each with the w from which the descent starts (b starts from 0).
 # Figures show the paths of these three. The first two answer problem 4(c).
 PAIRS = {
-    "opposite": ([[1, 1], [-1, -1]], [2, 2]),
+    "opposite": ([[1, 1], [-1, -1]], [2, 1]),
     "apart": ([[1, 2], [2, 1]], [0, 0]),
     "unequal": ([[1, 1], [-0.25, -0.25]], [2, 1]),
 }
