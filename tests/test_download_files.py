@@ -1,0 +1,318 @@
+"""The downloader and the files that are there already: right, damaged, or the user's own."""
+
+import os
+import stat
+import sys
+
+import numpy as np
+import pytest
+from conftest import command
+from downloader import (
+    FILES,
+    SMALL,
+    defects,
+    fetch,
+    finish,
+    listing,
+    posix,
+    put,
+    small_disk,
+    start,
+    unprivileged,
+)
+from servers import DAMAGES, original
+
+import download_data
+
+pytestmark = [pytest.mark.data, pytest.mark.usefixtures("data_dir")]
+LABELS, _, IMAGES, _ = FILES
+
+
+# --- Nothing is missing ---------------------------------------------------------------------------
+
+
+def test_valid_files_need_no_network_and_no_write(tmp_path, server):
+    put(tmp_path, *FILES)
+    before, mirror = listing(tmp_path), server.url("good")
+    outcome = fetch(tmp_path, mirror, files=FILES)
+    assert outcome.status == 0, outcome.err
+    assert outcome.err == "", "nothing was done, so there is nothing to report"
+    assert not server.asked(mirror), "the network was used"
+    assert listing(tmp_path) == before, "something was written"
+
+
+def test_without_options_the_data_are_those_beside_the_script(data_dir, tmp_path):
+    done = command(line=(sys.executable, download_data.__file__), cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert done.stderr == f"{data_dir}: all four files are present and verified\n"
+
+
+# --- Damaged files are replaced -------------------------------------------------------------------
+
+
+def of_values(array) -> bytes:
+    """A file of the course's form that holds `array`."""
+    return original(LABELS.name)[:128] + np.asarray(array, "<i4").tobytes()
+
+
+labels = np.arange(10000) % 10
+# What is in the place of the smallest file, and how it is reported.
+DAMAGED = {
+    "empty": (lambda right: b"", "0 bytes, not 40128"),
+    "cut": (lambda right: right[:-1], "40127 bytes, not 40128"),
+    "cut in its header": (lambda right: right[:100], "100 bytes, not 40128"),
+    "padded": (lambda right: right + b"\0", "40129 bytes, not 40128"),
+    "HTML": (DAMAGES["html"], "57 bytes, not 40128"),
+    "HTML of the right size": (lambda right: DAMAGES["html"](right).ljust(40128), None),
+    "a damaged header": (lambda right: right.replace(b"<i4", b"<i?"), None),
+    "a label of 10": (lambda right: of_values(labels + (labels == 9)), None),
+    "a label of -1": (lambda right: of_values(labels - (labels == 0)), None),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_file_stays_until_its_replacement_is_verified(tmp_path, server, damage):
+    make, reason = DAMAGED[damage]
+    path = tmp_path / SMALL.name
+    put(tmp_path, *FILES[:2])
+    path.write_bytes(make(original(SMALL.name)))
+    before, mirror = listing(path), server.url("imposter+good")
+    outcome = fetch(tmp_path, mirror, files=FILES[:2])
+    assert outcome.status == 1, f"reported as fetched, though no source has it:\n{outcome.err}"
+    assert server.asked(mirror) == [SMALL.name], "not just the damaged file was fetched"
+    assert listing(path) == before, "the old file was touched, though nothing replaces it"
+    outcome = fetch(tmp_path, mirror, files=FILES[:2])
+    assert outcome.status == 0, outcome.err
+    assert not defects(tmp_path, *FILES[:2])
+    assert path.stat().st_ino != before[str(path)][0], "written over, not replaced in one step"
+    if reason:
+        assert outcome.lines[0] == f"{path}: {reason}; fetching it again"
+
+
+def test_a_damaged_file_that_another_program_has_open_is_replaced_or_left(tmp_path, server):
+    """Windows does not let it be replaced. Then it is left, and the status tells so."""
+    path = tmp_path / SMALL.name
+    path.write_bytes(b"damaged")
+    with open(path, "rb"):
+        outcome = fetch(tmp_path, server.url("good"))
+    if outcome.status == 0:
+        assert not defects(tmp_path, SMALL)
+    else:
+        assert os.name == "nt", outcome.err
+        assert path.read_bytes() == b"damaged"
+
+
+# --- The user's own files are not -----------------------------------------------------------------
+
+
+def saved(array, folder, file):
+    np.save(folder / file.name, array)
+
+
+def with_one_other_byte(folder, file):
+    content = bytearray(original(file.name))
+    content[20000] ^= 1
+    (folder / file.name).write_bytes(content)
+
+
+# Which file, what puts another sound array in its place, and what the message calls that array.
+OURS_IN_FORM = "the right shape but other values: MNIST, an older version, or a damaged copy"
+OWN = {
+    "digits of 8 x 8 pixels": (
+        IMAGES,
+        lambda folder, file: saved(np.ones((1797, 64)), folder, file),
+        "float64 of shape (1797, 64)",
+    ),
+    "images in three dimensions": (
+        IMAGES,
+        lambda folder, file: saved(np.ones((5, 28, 28), np.uint8), folder, file),
+        "uint8 of shape (5, 28, 28)",
+    ),
+    "images by columns": (
+        IMAGES,
+        lambda folder, file: saved(np.ones((784, 10), np.float32).T, folder, file),
+        "float32 of shape (10, 784)",
+    ),
+    "no labels": (
+        LABELS,
+        lambda folder, file: saved(np.zeros(0), folder, file),
+        "float64 of shape (0,)",
+    ),
+    "one-hot labels": (
+        LABELS,
+        lambda folder, file: saved(np.eye(10, dtype=bool), folder, file),
+        "bool of shape (10, 10)",
+    ),
+    "labels of another dtype": (
+        LABELS,
+        lambda folder, file: saved(labels, folder, file),
+        f"{labels.dtype} of shape (10000,)",
+    ),
+    "MNIST under the same name": (
+        LABELS,
+        lambda folder, file: saved(labels.astype("<i4"), folder, file),
+        OURS_IN_FORM,
+    ),
+    "one damaged byte": (IMAGES, with_one_other_byte, OURS_IN_FORM),
+}
+ADVICE = (
+    "download_data.py: {folder}: these files are not Fashion-MNIST's, so nothing was fetched or "
+    "changed. If they are your own, move them to another folder DIR and run softmax_sgd.py "
+    "--data-dir DIR; otherwise move or delete them, and start again:"
+)
+
+
+def assert_left_alone(folder, server, files) -> list[str]:
+    """Hold that the downloader touches nothing; return what it reports of each file."""
+    before, mirror = listing(folder), server.url("good")
+    outcome = fetch(folder, mirror, files=files)
+    assert listing(folder) == before, f"something was written or replaced:\n{outcome.err}"
+    assert not server.asked(mirror), f"something was fetched:\n{outcome.err}"
+    assert outcome.status == 1, f"it is no success:\n{outcome.err}"
+    first, *lines = outcome.lines
+    assert first == ADVICE.format(folder=folder)
+    return [line.strip() for line in lines]
+
+
+@pytest.mark.parametrize("own", OWN)
+def test_a_sound_array_of_the_user_is_never_replaced(tmp_path, server, own):
+    file, make, found = OWN[own]
+    make(tmp_path, file)
+    assert assert_left_alone(tmp_path, server, FILES) == [f"{file.name}: {found}"]
+
+
+def test_all_files_in_the_way_are_named_at_once(tmp_path, server):
+    """A damaged file among them stays as well: nothing is done by halves."""
+    damaged, own, right, folder = FILES
+    (tmp_path / damaged.name).write_bytes(b"damaged")
+    saved(np.ones(3), tmp_path, own)
+    put(tmp_path, right)
+    (tmp_path / folder.name).mkdir()
+    found = assert_left_alone(tmp_path, server, FILES)
+    assert found == [
+        f"{own.name}: float64 of shape (3,)",
+        f"{folder.name}: not a regular file",
+    ]
+
+
+def link_to(target):
+    def link(path):
+        try:
+            path.symlink_to(target)
+        except OSError as error:
+            pytest.skip(f"links cannot be made here: {error}")
+        if not path.is_symlink():
+            pytest.skip("links cannot be made here")
+
+    return link
+
+
+NO_FILE = {
+    "a link to another file": (link_to(__file__), "a link"),
+    "a link to nothing": (link_to("nothing"), "a link"),
+    "a folder": (lambda path: path.mkdir(), "not a regular file"),
+    "a FIFO": (lambda path: os.mkfifo(path), "not a regular file"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_FILE)
+def test_what_is_no_regular_file_is_left_alone(tmp_path, server, kind):
+    make, found = NO_FILE[kind]
+    if kind == "a FIFO" and not hasattr(os, "mkfifo"):
+        pytest.skip("there are no FIFOs here")
+    make(tmp_path / SMALL.name)
+    assert assert_left_alone(tmp_path, server, FILES[:1]) == [f"{SMALL.name}: {found}"]
+
+
+def test_a_file_that_may_not_be_read_is_left_alone(tmp_path, server):
+    """Nobody can tell whose it is."""
+    path, prefix, mirror = tmp_path / SMALL.name, unprivileged(), server.url("good")
+    path.write_bytes(b"whose?")
+    path.chmod(0)
+    outcome = finish(start(tmp_path, mirror=mirror, prefix=prefix))
+    path.chmod(0o600)
+    assert path.read_bytes() == b"whose?", outcome.err
+    assert outcome.status == 1
+    assert not server.asked(mirror)
+    assert outcome.lines[1] == f"  {SMALL.name}: cannot be read: Permission denied"
+
+
+def test_a_link_to_the_right_file_is_a_right_file(tmp_path, server):
+    put(tmp_path / "elsewhere", SMALL)
+    link_to(tmp_path / "elsewhere" / SMALL.name)(tmp_path / SMALL.name)
+    before = listing(tmp_path)
+    assert fetch(tmp_path, server.url("good")).status == 0
+    assert listing(tmp_path) == before
+
+
+# --- The folder -----------------------------------------------------------------------------------
+
+
+def cannot_store(folder, reason):
+    return (
+        f"download_data.py: cannot store the data in {folder}: {reason}. To use another folder "
+        "DIR: download_data.py --data-dir DIR, then softmax_sgd.py --data-dir DIR"
+    )
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path, server):
+    folder, mirror = tmp_path / "data", server.url("good")
+    folder.write_text("in the way")
+    outcome = fetch(folder, mirror)
+    assert outcome.status == 1
+    assert folder.read_text() == "in the way"
+    assert not server.asked(mirror), "fetched, though it cannot be stored"
+    assert outcome.lines == [cannot_store(folder, "File exists")]
+
+
+@pytest.mark.parametrize("which", ["the folder", "its parent"])
+def test_a_folder_without_permission(tmp_path, server, which):
+    prefix, mirror = unprivileged(), server.url("good")
+    folder = tmp_path / "parent" / "data"
+    folder.mkdir(parents=True)
+    closed = folder if which == "the folder" else folder.parent
+    closed.chmod(0o555 if which == "the folder" else 0)
+    process = start(folder, mirror=mirror, prefix=prefix)
+    _, err = process.communicate(timeout=60)
+    closed.chmod(0o755)
+    assert process.returncode == 1, err
+    assert not list(folder.iterdir()), "written, or left behind"
+    assert not server.asked(mirror), "fetched, though it cannot be stored"
+    assert err == cannot_store(folder, "Permission denied") + "\n"
+
+
+def test_a_full_disk_keeps_what_is_verified(tmp_path, server):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    with small_disk(folder):
+        outcome = fetch(folder, server.url("good"), files=FILES[:2])
+        assert outcome.status == 1
+        assert not defects(folder, SMALL)
+        assert [path.name for path in folder.iterdir()] == [SMALL.name]
+        assert outcome.lines[-1] == cannot_store(folder, "No space left on device")
+
+
+@posix
+@pytest.mark.parametrize(("umask", "file", "folder"), [(0o027, 0o640, 0o750), (0, 0o666, 0o777)])
+def test_the_umask_sets_the_permissions(tmp_path, server, umask, file, folder):
+    before = os.umask(umask)
+    try:
+        outcome = fetch(tmp_path / "new" / "data", server.url("good"))
+    finally:
+        os.umask(before)
+    assert outcome.status == 0, outcome.err
+    modes = {
+        path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in (tmp_path / "new").rglob("*")
+    }
+    assert modes == {"data": oct(folder), SMALL.name: oct(file)}
+
+
+def test_a_linked_folder_is_called_by_the_name_it_was_given(tmp_path, server):
+    """The absolute one, but not that of what the link leads to."""
+    (tmp_path / "elsewhere").mkdir()
+    link_to("elsewhere")(tmp_path / "data")
+    mirror = server.url("good")
+    outcome = finish(start(tmp_path / "data", "--data-dir", "data", mirror=mirror, cwd=tmp_path))
+    assert outcome.status == 0, outcome.err
+    assert not defects(tmp_path / "elsewhere", SMALL)
+    assert outcome.lines[-1].startswith(f"{tmp_path / 'data'}: ")
