@@ -1,33 +1,35 @@
-"""Fetch the four Fashion-MNIST files of the assignment, verified to the byte.
+"""Fetch the four Fashion-MNIST files of the assignment, verified by SHA-256.
 
     python download_data.py [--data-dir DIR] [--mirror URL]
 
-No source is trusted. What it sends is written into a temporary folder beside the data, never more
-of it than expected, and is moved to its final name only if its SHA-256 is right. Therefore
+No source is trusted. Downloads go to a temporary folder beside the data, never exceed the expected
+size, and get their final name only if their SHA-256 matches. Therefore
 
-- a wrong or partial file never gets its final name, and an old file stays until the new one is
-  verified; what one run has verified, the next run keeps;
-- files that are present and right need no network, and nothing is written;
-- the temporary folder is removed also after Ctrl-C, SIGTERM, SIGHUP and SIGQUIT, at any time;
-- time is bounded: an attempt at a file may take GRACE seconds, and one for every MIN_RATE bytes.
+- a wrong or partial file never gets its final name, and a damaged file stays until its replacement
+  is verified; verified files are never fetched again;
+- if all files are present and correct, nothing is fetched or written;
+- a file that may be the user's own, such as an array of another shape, is never replaced;
+- the temporary folder is removed even after Ctrl-C, SIGTERM, SIGHUP, SIGQUIT or SIGBREAK;
+- time is bounded: an attempt at a file may take GRACE seconds, plus one per MIN_RATE bytes.
 """
 
-import signal
 import sys
 
-if sys.version_info < (3, 10):  # noqa: UP036 - an old Python must say so, not fail somewhere
+if sys.version_info < (3, 10):  # noqa: UP036 - fail clearly on an old Python
     sys.exit(f"Python 3.10 or newer is needed; this is Python {sys.version.split()[0]}.")
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules are imported: no traceback
 
 import argparse
 import contextlib
+import errno
 import hashlib
 import math
 import os
 import queue
 import re
 import shutil
+import signal
+import socket
+import stat
 import subprocess
 import threading
 import time
@@ -35,6 +37,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,50 +47,215 @@ except ModuleNotFoundError:
     sys.exit("NumPy is missing. README.md says how to install it: pip install -r requirements.txt")
 
 
+# --- Shared by both programs ----------------------------------------------------------------------
+
+last_line = time.monotonic()  # when `log` last printed something
+
+
+class DataError(Exception):
+    """The data are unavailable or invalid. The message is for the user."""
+
+
+def log(line: str, live: bool = False) -> None:
+    """Print a line on stderr.
+
+    On a terminal, a live line is overwritten by the next; elsewhere it is printed only after ten
+    seconds without output. If stderr is closed or full, lines are dropped.
+    """
+    global last_line
+    if sys.stderr is None:  # closed
+        return
+    try:
+        width = (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
+        line = f"\r{'':{width}}\r{line[:width] if live else line}"
+    except (OSError, ValueError):  # not a terminal, or one that cannot overwrite, like IDLE's
+        if live and time.monotonic() < last_line + 10:
+            return
+        live = False
+    try:
+        print(line, end="" if live else "\n", file=sys.stderr)
+    except OSError:
+        sys.stderr = None  # so that the flush at exit does not fail too
+    last_line = time.monotonic()
+
+
+def printable(text: str) -> str:
+    """Untrusted text, made safe to print on one line."""
+    return "".join(filter(str.isprintable, text))[:200]
+
+
+def run(program: Callable[[], None]) -> int:
+    """Call `program` and return the exit status; report errors on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not if it is closed
+            stream.reconfigure(errors="backslashreplace")  # for names that it cannot encode
+    catch_signals()
+    name = Path(sys.argv[0]).name
+    status = 0
+    try:
+        try:
+            program()
+        except SystemExit as stop:  # from argparse
+            status = stop.code
+        if sys.stdout is not None:
+            sys.stdout.flush()  # an error must come here, not at exit
+    except (DataError, FloatingPointError, MemoryError) as error:
+        log(f"{name}: {str(error) or 'not enough memory'}")
+        return 1
+    except OSError as error:
+        drop_unwritten()
+        unnamed = error.filename is None
+        if unnamed and isinstance(error, FileNotFoundError):  # from os.getcwd
+            log(f"{name}: the current folder no longer exists")
+        elif not (unnamed and is_closed_pipe(error)):
+            log(f"{name}: cannot write {error.filename or 'the results'}: {error.strerror}")
+        return 1
+    except KeyboardInterrupt as interruption:
+        log(f"{name}: interrupted")
+        return interruption.args[0] if interruption.args else 128 + signal.SIGINT
+    return status
+
+
+def catch_signals() -> None:
+    """Let the first signal that stops the program raise KeyboardInterrupt(exit status).
+
+    Further ones are ignored, so that they cannot interrupt the clean-up.
+    """
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")
+    stops = [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+    def ignore(number: int, frame) -> None:
+        """Do nothing. (With SIG_IGN, Python would complain about a pending signal.)"""
+
+    def interrupt(number: int, frame) -> None:
+        for stop in stops:
+            signal.signal(stop, ignore)
+        raise KeyboardInterrupt(128 + number)
+
+    for stop in stops:
+        if signal.getsignal(stop) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(stop, interrupt)
+
+
+def is_closed_pipe(error: OSError) -> bool:
+    """Whether the reader of a pipe is gone. Windows reports that as an invalid argument."""
+    return isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == errno.EINVAL)
+
+
+def drop_unwritten() -> None:
+    """If stdout cannot be written, drop what is left for it, so that the exit does not fail too."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Header(NamedTuple):
+    """What an .npy file of real numbers says about its array."""
+
+    shape: tuple[int, ...]
+    by_columns: bool
+    dtype: np.dtype  # of kind b, u, i or f
+    offset: int  # where the numbers begin, in bytes
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of an .npy file, and check it against the file's size.
+
+    Raises DataError if `path` is not a regular file that holds one array of real numbers, whole.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
+        with open(path, "rb") as content, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd headers, most of them rejected below
+            if np.lib.format.read_magic(content) != (1, 0):
+                raise ValueError("not .npy format 1.0, which np.save uses for numbers")
+            shape, by_columns, dtype = np.lib.format.read_array_header_1_0(content)
+            offset = content.tell()
+        shape = tuple(map(int, shape))
+        if dtype.kind not in "buif":
+            raise ValueError(f"{dtype} of shape {shape}, not real numbers")
+        size = status.st_size - offset
+        if min(shape, default=0) < 0 or size != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{size} bytes of data, not {dtype} of shape {shape}")
+    except Exception as error:  # NumPy raises half a dozen types
+        raise unusable(path, error) from None
+    return Header(shape, by_columns, dtype, offset)
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """Read an array of real numbers, of any shape; it may be empty, or hold NaN and infinity.
+
+    Raises DataError if `path` holds anything else. Memory is allocated only if the file is as
+    large as its header says; nothing is ever unpickled.
+    """
+    header = read_header(path)
+    try:
+        array = np.fromfile(path, header.dtype, offset=header.offset)
+        return array.reshape(header.shape, order="F" if header.by_columns else "C")
+    except (OSError, ValueError, OverflowError) as error:  # such as too many dimensions
+        raise unusable(path, error) from None
+
+
+def unusable(path: Path, error: Exception) -> DataError:
+    """The DataError for a file that cannot be read because of `error`."""
+    if isinstance(error, FileNotFoundError):
+        reason = "missing"
+    elif isinstance(error, OSError):
+        reason = error.strerror
+    else:
+        reason = " ".join(str(error).split())
+        reason = reason.partition(". ")[0]  # drops NumPy's advice to load it anyway
+    return DataError(f"{path}: unusable: {printable(reason) or 'damaged'}")
+
+
+# --- The four files -------------------------------------------------------------------------------
+
+
 class File(NamedTuple):
-    """A file as the course serves it: NumPy format 1.0, header of 128 bytes, C order."""
+    """A file as the course serves it: .npy format 1.0, 128-byte header, C order."""
 
     name: str
-    idx: str  # Zalando's name of the same numbers, as unsigned bytes in gzipped IDX
+    idx: str  # Zalando's file with the same values, as unsigned bytes in gzipped IDX
     size: int
     dtype: str
     shape: tuple[int, ...]
+    highest: int  # the values are whole numbers from 0 to this
     sha256: str
 
 
 # fmt: off
-FILES = (  # the smallest first, so that a faulty source is found out soon
-    File("fashion_mnist_test_labels.npy", "t10k-labels-idx1-ubyte.gz", 40128, "<i4", (10000,),
+FILES = (  # smallest first, to detect a bad source early
+    File("fashion_mnist_test_labels.npy", "t10k-labels-idx1-ubyte.gz", 40128, "<i4", (10000,), 9,
          "a061445ec01d9336dd4e01f4a7ac5130bfbe293c72552800597ee202941c88c7"),
-    File("fashion_mnist_train_labels.npy", "train-labels-idx1-ubyte.gz", 240128, "<i4", (60000,),
+    File("fashion_mnist_train_labels.npy", "train-labels-idx1-ubyte.gz", 240128, "<i4", (60000,), 9,
          "ad5d875264cf0487ba1a2330b7cd74a15a4df0bacccadd6e711126f11e365251"),
     File("fashion_mnist_test_images.npy", "t10k-images-idx3-ubyte.gz", 31360128, "<f4",
-         (10000, 784), "15be6db025eec7ed428d43f890c9e6a8f314a730b255b6f300a50eb98b8d2cde"),
+         (10000, 784), 255, "15be6db025eec7ed428d43f890c9e6a8f314a730b255b6f300a50eb98b8d2cde"),
     File("fashion_mnist_train_images.npy", "train-images-idx3-ubyte.gz", 188160128, "<f4",
-         (60000, 784), "b4c9ef4d227514f872c39662c006b45cb682c5bc28ed567f42adb0bc542153a4"),
+         (60000, 784), 255, "b4c9ef4d227514f872c39662c006b45cb682c5bc28ed567f42adb0bc542153a4"),
 )
 # fmt: on
 
 DATA = Path(__file__).resolve().with_name("data")
 PACKAGE = "dataset-fashion-mnist"  # of Debian and Ubuntu
-PACKED = "usr/share/datasets/fashion-mnist"  # where that package has Zalando's files
+PACKED = "usr/share/datasets/fashion-mnist"  # where that package puts Zalando's files
 SYSTEM = Path("/", PACKED)
 COURSE = "https://s3.amazonaws.com/jrwprojects/"
 ZALANDO = "https://fashion-mnist.s3.eu-central-1.amazonaws.com/"
 
-TIMEOUT = 15  # seconds to connect, and between two pieces of an answer
-GRACE, MIN_RATE = 40, 100_000  # seconds, and bytes per second beyond them
-ATTEMPTS, PAUSE = 3, 2  # seconds between two attempts
+TIMEOUT = 15  # seconds to connect, and between two reads
+GRACE, MIN_RATE = 40, 100_000  # an attempt may take GRACE seconds + size / MIN_RATE
+ATTEMPTS, PAUSE = 3, 2  # attempts at a file, and seconds between them
 CHUNK = 262_144  # bytes
-NPY, GZIP = b"\x93NUMPY", b"\x1f\x8b"  # how such files begin
-
-
-class DataError(Exception):
-    """The data cannot be had, or are not what they must be. The text is meant for the user."""
+NPY, GZIP = b"\x93NUMPY", b"\x1f\x8b"  # first bytes of such files
 
 
 class Refused(Exception):
-    """A source does not have this file; it may have the others."""
+    """The source lacks this file but may have others."""
 
 
 class Broken(Refused):
@@ -95,46 +263,106 @@ class Broken(Refused):
 
 
 class SourceDown(Refused):
-    """The source cannot be used at all, so it is not asked for the other files."""
-
-
-# --- The four files -------------------------------------------------------------------------------
+    """The source is unusable, so no other files are tried."""
 
 
 def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Path:
-    """Fetch those of FILES that `data_dir` lacks; return its absolute path when all are verified.
+    """Fetch the FILES missing from `data_dir`; return its absolute path once all are verified.
 
-    `mirror` is the URL of a folder with the four .npy files, to be asked before all other sources.
-    Progress, and what is wrong with a source, goes to stderr. Raises DataError if a file cannot be
-    had from any source, or cannot be stored.
+    `mirror` is the URL of a folder with the four .npy files, tried before all other sources.
+    Progress and problems go to stderr. Raises DataError if a file is unavailable from every source
+    or cannot be stored, and before anything is fetched if a file that may be the user's own is in
+    the way.
     """
     data_dir = Path(data_dir).absolute()
-    missing = []
+    missing = missing_or_damaged(data_dir)
+    if missing:
+        missing = fetch_all(missing, data_dir, mirror)
+    if missing:
+        wanted = [f"\n  {COURSE}{f.name}  {f.size} bytes, SHA-256 {f.sha256}" for f in missing]
+        raise DataError(
+            "some files could not be fetched, for the reasons above. Install the package "
+            f"{PACKAGE} (Debian, Ubuntu), or put these into {data_dir}:{''.join(wanted)}"
+        )
+    return data_dir
+
+
+def missing_or_damaged(data_dir: Path) -> list[File]:
+    """The FILES to fetch. Raises DataError, naming each, if others are in their places."""
+    to_fetch, damaged, in_the_way = [], [], []
     for file in FILES:
         path = data_dir / file.name
+        if not os.path.lexists(path):
+            to_fetch.append(file)
+            continue
         wrong = mismatch(path, file)
-        if wrong:
-            missing.append(file)
-        if wrong and os.path.lexists(path):
-            if os.path.islink(path) or not os.path.isfile(path):
-                raise DataError(f"{path}: {wrong}. Only a regular file is replaced; move this one")
-            log(f"{path}: {wrong}; fetching it again")
-    if not missing:
-        return data_dir
-    folder = data_dir / f".fetching-{os.urandom(8).hex()}"  # known before it is made
+        if wrong is None:
+            continue
+        other = not_ours(path, file)
+        if other is None:
+            to_fetch.append(file)
+            damaged.append(f"{path}: {wrong}; fetching it again")
+        else:
+            in_the_way.append(f"\n  {file.name}: {other}")
+    if in_the_way:
+        raise DataError(
+            f"{data_dir}: these files are not Fashion-MNIST's, so nothing was fetched or changed. "
+            "If they are your own, move them to another folder DIR and run softmax_sgd.py "
+            f"--data-dir DIR; otherwise move or delete them, and start again:{''.join(in_the_way)}"
+        )
+    for line in damaged:
+        log(line)
+    return to_fetch
+
+
+def mismatch(path: Path, file: File) -> str | None:
+    """How the content of `path` differs from `file`, or None."""
+    try:
+        if not os.path.isfile(path):
+            return "not a regular file"
+        size = os.path.getsize(path)
+        if size != file.size:
+            return f"{size} bytes, not {file.size}"
+        sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        return error.strerror
+    if sha256 != file.sha256:
+        return f"wrong content (MNIST, or an older version?): its SHA-256 is {sha256}"
+    return None
+
+
+def not_ours(path: Path, file: File) -> str | None:
+    """What `path`, which differs from `file`, is instead; None if it is just a damaged copy."""
+    if os.path.islink(path):
+        return "a link"
+    if not os.path.isfile(path):
+        return "not a regular file"
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    try:
+        header = read_header(path)
+    except DataError:
+        return None
+    if header.shape != file.shape or header.dtype != file.dtype:
+        return f"{header.dtype} of shape {header.shape}"
+    array = read_npy(path)
+    if not (array.min() >= 0 and array.max() <= file.highest):  # NaN compares false
+        return None
+    return "the right shape but other values: MNIST, an older version, or a damaged copy"
+
+
+def fetch_all(files: list[File], data_dir: Path, mirror: str | None) -> list[File]:
+    """Fetch `files` from whatever sources have them; return those that none has."""
+    folder = data_dir / f".fetching-{os.urandom(8).hex()}"  # named first, so it is always removed
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
         for name, source in sources(mirror, folder):
-            for file in list(missing):
-                try:
-                    fetch(file, name, source, folder / file.name, data_dir / file.name)
-                    missing.remove(file)
-                except SourceDown as error:
-                    log(f"{name}: {error}")
-                    break
-                except Refused as error:
-                    log(f"{name}: {file.name}: {error}")
+            files = fetch_from(name, source, files, folder, data_dir)
+        return files
     except OSError as error:
         raise DataError(
             f"cannot store the data in {data_dir}: {error.strerror}. To use another folder DIR: "
@@ -143,49 +371,50 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
     finally:
         try:
             shutil.rmtree(folder, ignore_errors=True)
-        finally:  # again, if a signal broke that off: `run` lets no second one through
+        finally:  # again, if a signal interrupted that; `run` ignores further ones
             shutil.rmtree(folder, ignore_errors=True)
-    if missing:
-        raise DataError(
-            "not all files can be had, for the reasons above. Install the package "
-            f"{PACKAGE} (Debian, Ubuntu), or put into {data_dir}:\n  "
-            + "\n  ".join(f"{COURSE}{f.name}  {f.size} bytes, SHA-256 {f.sha256}" for f in missing)
-        )
-    return data_dir
 
 
-def mismatch(path: Path, file: File) -> str | None:
-    """In which way the content of `path` is not that of `file`; None if it is."""
-    try:
-        if not os.path.isfile(path):  # unlike path.is_file(), the same on every Python
-            return "not a file" if os.path.lexists(path) else "missing"
-        if (size := path.stat().st_size) != file.size:
-            return f"{size} bytes, not {file.size}"
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        return error.strerror
-    wrong = f"wrong content (MNIST, or an older version?): its SHA-256 is {sha256}"
-    return None if sha256 == file.sha256 else wrong
+def fetch_from(
+    name: str, source: Callable, files: list[File], folder: Path, data_dir: Path
+) -> list[File]:
+    """Fetch `files` from one source, by way of the temporary `folder`; return those it lacks."""
+    missing = list(files)
+    for file in files:
+        try:
+            fetch(file, name, source, folder / file.name, data_dir / file.name)
+            missing.remove(file)
+        except SourceDown as error:
+            log(f"{name}: {error}")
+            break
+        except Refused as error:
+            log(f"{name}: {file.name}: {error}")
+    return missing
 
 
 def fetch(file: File, name: str, source: Callable, part: Path, target: Path) -> None:
-    """Store the file as `target`, by way of `part`. Raises Refused, or OSError from the disk."""
+    """Fetch the file to `part`, then move it to `target`. Raises Refused, or OSError."""
     seconds = GRACE + file.size / MIN_RATE
-    for left in reversed(range(ATTEMPTS)):
+    for attempt in range(1, ATTEMPTS + 1):
         try:
             write_verified(until_deadline(source(file), seconds), file, part)
             break
         except Broken as error:
-            if not left:
+            if attempt == ATTEMPTS:
                 raise Refused(f"{error}, {ATTEMPTS} times") from None
-            log(f"{name}: {file.name}: {error}; again in {PAUSE} s", live=True)
+            log(f"{name}: {file.name}: {error}; retrying in {PAUSE} s", live=True)
             time.sleep(PAUSE)
-    os.replace(part, target)
+    try:
+        os.replace(part, target)
+    except PermissionError as error:  # on Windows, if another program has the target open
+        if mismatch(target, file):
+            reason = f"{error.strerror}; does another program have it open?"
+            raise DataError(f"cannot replace {target}: {reason}") from None
     log(f"{target}: {file.size / 1e6:.2f} MB from {name}, verified")
 
 
 def write_verified(chunks: Iterator[bytes], file: File, part: Path) -> None:
-    """Write `chunks` to `part`; raise Refused or Broken unless they are the content of `file`."""
+    """Write `chunks` to `part`; raise Refused or Broken unless they match `file`."""
     size, start = 0, time.monotonic()
     with contextlib.closing(chunks), open(part, "wb") as output:
         for chunk in chunks:
@@ -198,15 +427,16 @@ def write_verified(chunks: Iterator[bytes], file: File, part: Path) -> None:
             log(f"{file.name}: {done}", live=True)
     if size < file.size:
         raise Broken(f"cut short: {size} bytes of {file.size}")
-    if wrong := mismatch(part, file):
+    wrong = mismatch(part, file)
+    if wrong:
         raise Refused(wrong)
 
 
 def until_deadline(chunks: Iterator[bytes], seconds: float) -> Iterator[bytes]:
-    """Yield `chunks`; raise SourceDown after so many seconds, wherever they hang.
+    """Yield `chunks`; raise SourceDown after `seconds` in total.
 
-    A socket's time-out does not bound a transfer: a server may send a byte now and then, and the
-    look-up of its name may hang. So a thread reads, which is abandoned when its time is up.
+    A socket timeout does not bound a transfer: a server may trickle bytes, and DNS may hang. So a
+    thread reads, and is abandoned at the deadline.
     """
     deadline = time.monotonic() + seconds
     pieces = queue.SimpleQueue()
@@ -226,7 +456,7 @@ def until_deadline(chunks: Iterator[bytes], seconds: float) -> Iterator[bytes]:
     try:
         while time.monotonic() < deadline:
             try:
-                piece = pieces.get(timeout=1)  # a signal may go unseen as long as this waits
+                piece = pieces.get(timeout=1)  # signals may be ignored while this waits
             except queue.Empty:
                 continue
             if piece is None:
@@ -234,7 +464,7 @@ def until_deadline(chunks: Iterator[bytes], seconds: float) -> Iterator[bytes]:
             if isinstance(piece, Exception):
                 raise piece
             yield piece
-        raise SourceDown("too slow: its time is up")
+        raise SourceDown("too slow: timed out")
     finally:
         abandoned.set()
 
@@ -243,29 +473,38 @@ def until_deadline(chunks: Iterator[bytes], seconds: float) -> Iterator[bytes]:
 
 
 def sources(mirror: str | None, folder: Path) -> list[tuple[str, Callable]]:
-    """Names of the sources, in the order in which they are asked, each with a function.
+    """The sources in the order they are tried: names and functions.
 
-    It takes a File and returns an iterator over the bytes of that .npy file, and it or the iterator
-    may raise Refused. The bytes are not checked. `folder` is for temporary files.
+    A function maps a File to an iterator over that .npy file's bytes, unverified; either may raise
+    Refused. `folder` is for temporary files.
     """
     listed = [
-        (str(SYSTEM), lambda file: local_copy(SYSTEM, file)),
-        ("the course's server", lambda file: http(COURSE + file.name, NPY)),
-        ("Zalando's server", lambda file: npy_from_idx(file, http(ZALANDO + file.idx, GZIP))),
-        ("the system's package mirror", lambda file: package_mirror(folder, file)),
+        (str(SYSTEM), partial(local_copy, SYSTEM)),
+        ("the course's server", partial(served_npy, COURSE)),
+        ("Zalando's server", partial(served_idx, ZALANDO)),
+        ("the system's package mirror", partial(package_mirror, folder)),
     ]
     if mirror:
-        url = mirror.rstrip("/") + "/"
-        name = re.sub("//[^/]*@", "//", mirror)  # without the password
-        listed.insert(0, (name, lambda file: http(url + file.name, NPY)))
+        without_password = re.sub("//[^/]*@", "//", mirror)
+        listed.insert(0, (without_password, partial(served_npy, mirror.rstrip("/") + "/")))
     return listed
 
 
+def served_npy(url: str, file: File) -> Iterator[bytes]:
+    """From a web folder with the course's files."""
+    return http(url + file.name, NPY)
+
+
+def served_idx(url: str, file: File) -> Iterator[bytes]:
+    """From a web folder with Zalando's files."""
+    return npy_from_idx(file, http(url + file.idx, GZIP))
+
+
 def local_copy(folder: Path, file: File) -> Iterator[bytes]:
-    """From Zalando's files in a folder of this machine."""
+    """From a local folder with Zalando's files."""
     try:
         if not folder.is_dir():
-            raise SourceDown("not there")
+            raise SourceDown("no such folder")
         with open(folder / file.idx, "rb") as content:
             yield from npy_from_idx(file, iter(partial(content.read, CHUNK), b""))
     except OSError as error:
@@ -273,229 +512,164 @@ def local_copy(folder: Path, file: File) -> Iterator[bytes]:
 
 
 def package_mirror(folder: Path, file: File) -> Iterator[bytes]:
-    """From the Debian package, unpacked in `folder`: this needs no root and installs nothing."""
+    """From the Debian package, unpacked in `folder`; needs no root, installs nothing."""
     if not Path(folder, PACKED).exists():
-        unpack_package(folder)
+        unpack_package(folder)  # at once, not when iterated: it has its own deadline
     return local_copy(Path(folder, PACKED), file)
 
 
 def unpack_package(folder: Path) -> None:
-    """Download and unpack it with the system's tools; raise SourceDown with their last words."""
-    if not shutil.which("apt-get"):
+    """Download and unpack the package with apt-get and dpkg-deb.
+
+    Raises SourceDown with the last line of what failed.
+    """
+    if os.name != "posix" or not shutil.which("apt-get"):
         raise SourceDown("no apt-get on this system")
     log(f"{PACKAGE} from the system's package mirror", live=True)
     deadline = time.monotonic() + GRACE + 31_000_000 / MIN_RATE  # the size of the package
     apt_get = ["apt-get", "-q", f"-oDir::State={folder}", f"-oDir::Cache={folder}"]
-    # One dead repository fails the update, though another has the package.
+    # The update fails if any repository is down, even if another has the package.
     update = run_tool([*apt_get, "-oAcquire::Languages=none", "update"], folder, deadline)
     for command in ([*apt_get, "download", PACKAGE], ["sh", "-c", "exec dpkg-deb -x *.deb ."]):
-        if reason := run_tool(command, folder, deadline):
+        reason = run_tool(command, folder, deadline)
+        if reason:
             raise SourceDown(f"{update}; {reason}" if update else reason)
 
 
 def run_tool(command: list[str], folder: Path, deadline: float) -> str:
-    """Run it in `folder`, and leave no helper of its running; return its last words if it fails."""
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-    how = {"cwd": folder, "env": os.environ | {"TMPDIR": str(folder)}, "start_new_session": True}
-    with subprocess.Popen(command, **how, **streams) as tool:
+    """Run a command in `folder` and stop its helpers; return its last line if it fails."""
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=os.environ | {"TMPDIR": str(folder)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as tool:
         try:
-            output = None
-            while output is None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    output, _ = tool.communicate(timeout=1)
-                if tool.returncode != 0 and shutil.disk_usage(folder).free < 1_000_000:
-                    raise SourceDown("the disk is full")  # for which apt-get may wait forever
-                if output is None and time.monotonic() > deadline:
-                    raise SourceDown("too slow: its time is up")
+            output, _ = tool.communicate(timeout=max(0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise SourceDown("too slow: timed out") from None
         finally:
-            with contextlib.suppress(OSError):  # as none is left
+            with contextlib.suppress(OSError):  # if none is left
                 os.killpg(tool.pid, signal.SIGKILL)
-            tool.wait()  # Popen does not, after a KeyboardInterrupt
-    words = output.decode(errors="replace").strip() or f"status {tool.returncode}"
-    return f"{command[0]}: {printable(words.splitlines()[-1])}" if tool.returncode else ""
+            tool.wait()  # Popen skips this after KeyboardInterrupt
+    if tool.returncode == 0:
+        return ""
+    lines = output.decode(errors="replace").strip().splitlines() or [f"status {tool.returncode}"]
+    return f"{command[0]}: {printable(lines[-1])}"
 
 
 def http(url: str, magic: bytes) -> Iterator[bytes]:
-    """The body of `url`, if it begins with `magic`. TLS is verified, and not left for http."""
+    """The body of `url`, which must begin with `magic`.
+
+    TLS is verified; no redirect may leave https.
+    """
     try:
-        import requests  # only here, so that NumPy is enough once the data are there
-    except Exception as error:  # whatever a half-finished upgrade leaves
-        raise SourceDown(f"the package requests is not usable: {printable(str(error))}") from None
+        import requests  # imported here: not needed once the data are present
+    except Exception as error:  # a broken installation may raise anything
+        raise SourceDown(f"cannot import requests: {printable(str(error))}") from None
     with requests.Session() as session:
         if url.lower().startswith("https://"):
-            del session.adapters["http://"]
-        identity = {"Accept-Encoding": "identity"}  # what is compressed on the way has another hash
+            del session.adapters["http://"]  # a redirect to http raises InvalidSchema
+        identity = {"Accept-Encoding": "identity"}  # compressed bytes have another hash
         try:
             answer = session.get(url, stream=True, timeout=TIMEOUT, headers=identity)
-        except Exception as error:  # of three libraries, whatever a foreign server provokes
+        except Exception as error:  # requests, urllib3 and http.client raise many types
             raise explain(error) from None
         with answer:
             if answer.status_code != 200:
-                busy = answer.status_code in (408, 429) or answer.status_code >= 500
-                status = f"HTTP {answer.status_code} {printable(answer.reason or '')}"
-                raise (Broken if busy else Refused)(status.strip())
+                status = f"HTTP {answer.status_code} {printable(answer.reason or '')}".strip()
+                if answer.status_code in (408, 429) or answer.status_code >= 500:  # busy
+                    raise Broken(status)
+                raise Refused(status)
             try:
                 chunk = answer.raw.read(len(magic))
-                if not magic.startswith(chunk):
+                if chunk != magic[: len(chunk)]:  # an empty or short one is cut short
                     markup = chunk.lstrip().startswith(b"<")
-                    what = "an HTML or XML page" if markup else f"something that begins {chunk!r}"
-                    raise Refused(f"not the file but {what}")
+                    what = (
+                        "an HTML or XML page" if markup else f"something beginning with {chunk!r}"
+                    )
+                    raise Refused(f"{what} instead of the file")
                 while chunk:
                     yield chunk
                     chunk = answer.raw.read(CHUNK)
             except Refused:
                 raise
             except Exception:
-                raise Broken("the connection broke, or stalled") from None
+                raise Broken("the connection was lost, or stalled") from None
 
 
 def explain(error: Exception) -> Refused:
-    """What to raise when a server gives no answer, in plain words."""
-    for sign, words in (
-        ("Proxy|SOCKS", "the proxy cannot be used"),
-        ("CA certificate bundle", "the certificates that REQUESTS_CA_BUNDLE names are not there"),
-        ("SSLError", "TLS failed, or the certificate does not verify"),
-        ("InvalidSchema", "it redirects to another protocol"),
-        ("TooManyRedirects", "it redirects without end"),
-        ("BadStatus|LineTooLong|InvalidHeader|HTTPException", "its answer is not HTTP"),
-        ("[Nn]ame.?[Rr]esolution|getaddrinfo|not known", "its name cannot be resolved"),
-        ("refused", "connection refused"),
-        ("timed out", f"no answer for {TIMEOUT} s"),
+    """The exception, in plain words, for a server that does not answer."""
+    from requests import exceptions
+
+    if "SOCKS" in str(error):  # missing support for it has no class of its own
+        return SourceDown("the proxy cannot be used")
+    chain = []  # the error, what caused it, and so on
+    while error is not None:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    for kind, reason in (
+        (exceptions.ProxyError, SourceDown("the proxy cannot be used")),
+        (exceptions.SSLError, SourceDown("TLS failed, or the certificate is not trusted")),
+        (exceptions.InvalidSchema, SourceDown("redirected to another protocol")),
+        (exceptions.TooManyRedirects, SourceDown("too many redirects")),
+        (socket.gaierror, SourceDown("cannot resolve its name")),
+        (ConnectionRefusedError, SourceDown("connection refused")),
+        (TimeoutError, SourceDown(f"no answer for {TIMEOUT} s")),
+        (exceptions.Timeout, SourceDown(f"no answer for {TIMEOUT} s")),
+        (ConnectionError, Broken("the connection was lost")),
+        (HTTPException, SourceDown("not an HTTP response")),
     ):
-        if re.search(sign, repr(error)):
-            return SourceDown(words)
-    dropped = "aborted" in repr(error)
-    return Broken("the connection broke") if dropped else SourceDown("it cannot be reached")
+        if any(isinstance(cause, kind) for cause in chain):
+            return reason
+    if type(chain[-1]) is OSError:  # such as: the network is unreachable, a certificate is missing
+        return SourceDown(printable(chain[-1].strerror or str(chain[-1])))
+    return SourceDown("unreachable, or not an HTTP response")
 
 
 def npy_from_idx(file: File, chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Turn a gzipped IDX file (yann.lecun.com/exdb/mnist) into the bytes that np.save writes."""
     entry = f"{{'descr': '{file.dtype}', 'fortran_order': False, 'shape': {file.shape}, }}"
-    yield NPY + b"\x01\x00" + (118).to_bytes(2, "little") + f"{entry:117}\n".encode()
+    header = f"{entry:117}\n".encode()  # padded, so that the numbers begin at byte 128
+    yield NPY + bytes([1, 0]) + len(header).to_bytes(2, "little") + header
     unzip = zlib.decompressobj(wbits=31)  # gzip
-    head = 8 * len(file.shape)  # bytes of the IDX header that are still to be skipped
+    skip = 16 if len(file.shape) == 2 else 8  # the IDX header: images have three dimensions there
+    limit = file.size // 4  # more than the whole IDX file, so that it only stops a bomb
     try:
         for chunk in chunks:
-            idx = unzip.decompress(chunk, file.size // 4)  # more than the whole file, but bounded
-            yield np.frombuffer(idx[head:], np.uint8).astype(file.dtype).tobytes()
-            head = max(0, head - len(idx))
+            idx = unzip.decompress(chunk, limit)
+            yield np.frombuffer(idx[skip:], np.uint8).astype(file.dtype).tobytes()
+            skip = max(0, skip - len(idx))
             if unzip.eof:
                 return
     except zlib.error:
         raise Refused("the gzip file is damaged") from None
 
 
-# --- Reading --------------------------------------------------------------------------------------
+# --- Command line ---------------------------------------------------------------------------------
 
 
-def read_npy(path: Path, dimensions: int, highest: int) -> np.ndarray:
-    """Read an array of real numbers in 0..highest; raise DataError if `path` is anything else.
-
-    The header cannot be trusted: it is checked against the size of the file before memory is
-    allocated. Nothing is ever unpickled.
-    """
-    try:
-        if not path.is_file():
-            raise ValueError("missing, or not a regular file")
-        with open(path, "rb") as content, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a file that is refused, or that Python 2 wrote
-            if np.lib.format.read_magic(content) != (1, 0):
-                raise ValueError("not of format 1.0, in which np.save writes numbers")
-            shape, by_columns, dtype = np.lib.format.read_array_header_1_0(content)
-            if dtype.kind not in "buif" or len(shape) != dimensions or min(shape) < 1:
-                wanted = f"real numbers in {dimensions} dimensions"
-                raise ValueError(f"{dtype} of shape {shape}, not {wanted}")
-            rest = path.stat().st_size - content.tell()
-            if rest != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"{rest} bytes of data, not {dtype} of shape {shape}")
-            array = np.fromfile(content, dtype).reshape(shape, order="F" if by_columns else "C")
-        low, high = array.min(), array.max()
-        if not (low >= 0 and high <= highest):  # NaN compares false
-            raise ValueError(f"values from {low} to {high}, not within 0 to {highest}")
-    except Exception as error:  # NumPy raises half a dozen types
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        reason = reason.partition(". ")[0] or "damaged"  # what may follow is advice to trust it
-        raise DataError(f"{path}: not usable: {printable(reason)}") from None
-    return array
-
-
-# --- What both programs share ---------------------------------------------------------------------
-
-last_line = time.monotonic()
-
-
-def log(line: str, live: bool = False) -> None:
-    """Print a line on stderr.
-
-    On a terminal, a live line is replaced by the next line; elsewhere it is printed only if nothing
-    has been printed for ten seconds. Once stderr is closed or full, the lines are lost.
-    """
-    global last_line
-    if sys.stderr is None:  # closed
-        return
-    try:
-        width = (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
-        line = f"\r{'':{width}}\r{line[:width] if live else line}"
-    except OSError:  # no terminal, or one like IDLE's, where a line cannot be replaced
-        if live and time.monotonic() < last_line + 10:
-            return
-        live = False
-    try:
-        print(line, end="" if live else "\n", file=sys.stderr)
-    except OSError:
-        sys.stderr = None  # lest Python's last flush fail, too, and with it the program
-    last_line = time.monotonic()
-
-
-def printable(text: str) -> str:
-    """Text of a foreign server or file, made fit for a line on a terminal."""
-    return "".join(filter(str.isprintable, text))[:200]
-
-
-def run(program: Callable[[], None]) -> int:
-    """Call `program` and return the exit status; say on stderr what stopped it, if anything."""
-    stops = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")]
-
-    def interrupt(number: int, _) -> None:
-        for second in stops:  # which would stop the cleaning up
-            signal.signal(second, lambda *_: None)  # at SIG_IGN, Python prints a race condition
-        raise KeyboardInterrupt(128 + number)
-
-    for stop in stops:
-        if signal.getsignal(stop) != signal.SIG_IGN:  # which nohup sets
-            signal.signal(stop, interrupt)
-    name = Path(sys.argv[0]).name
-    try:
-        program()
-    except (DataError, FloatingPointError, MemoryError) as error:
-        log(f"{name}: {str(error) or 'not enough memory'}")
-        return 1
-    except BrokenPipeError:  # nobody reads stdout any more, and Python's last flush must not fail
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        lost = isinstance(error, FileNotFoundError) and error.filename is None  # by os.getcwd
-        what = f"cannot write {error.filename or 'the results'}: {error.strerror}"
-        log(f"{name}: {'the current folder no longer exists' if lost else what}")
-        return 1
-    except KeyboardInterrupt as interruption:
-        log(f"{name}: interrupted")
-        return interruption.args[0]
-    return 0
-
-
-def main() -> int:
+def fetch_data() -> None:
+    """Fetch the files that the command line asks for."""
     parser = argparse.ArgumentParser(
         description="Fetch the four Fashion-MNIST files, verified by their SHA-256."
     )
     add = parser.add_argument
     add("--data-dir", metavar="DIR", default=DATA, help="where the files go: %(default)s")
-    add("--mirror", type=str.strip, metavar="URL", help="a web folder of .npy files, asked first")
+    add("--mirror", type=str.strip, metavar="URL",
+        help="URL of a folder with the .npy files, tried first")  # fmt: skip
     options = parser.parse_args()
     if options.mirror is not None and not re.match("(?i)https?://[^/]", options.mirror):
-        parser.error("--mirror: not an http or https URL")  # it may hold a password
-    verified = "all four files are there and verified"
-    return run(lambda: log(f"{ensure(options.data_dir, options.mirror)}: {verified}"))
+        parser.error("--mirror: not an http or https URL")  # not echoed: it may hold a password
+    data_dir = ensure(options.data_dir, options.mirror)
+    log(f"{data_dir}: all four files are present and verified")
+
+
+def main() -> int:
+    return run(fetch_data)
 
 
 if __name__ == "__main__":
