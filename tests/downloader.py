@@ -133,8 +133,9 @@ def checked(outcome: Outcome, folder: Path) -> Outcome:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """What the downloader left in the folder besides the data."""
-    return [path for path in folder.glob(".*") if path.name.startswith(".fetching")]
+    """What is in the folder besides the four files."""
+    names = {file.name for file in FILES}
+    return [path for path in folder.glob("*") if path.name not in names]
 
 
 def put(folder: Path, *files) -> None:

@@ -20,6 +20,18 @@ def ten_seconds_pass():
     download_data.last_line -= 10
 
 
+def signal_at_once(name: str):
+    """A signal comes as soon as the folder for the data is made."""
+    mkdir = Path.mkdir
+
+    def signalled_mkdir(path, *arguments, **options):
+        mkdir(path, *arguments, **options)
+        if path.name.startswith(".fetching"):
+            signal.raise_signal(getattr(signal, name))
+
+    Path.mkdir = signalled_mkdir
+
+
 def signals(name: str, made: bool):
     """Signals come whenever the temporary folder is about to be removed.
 

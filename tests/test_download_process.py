@@ -1,0 +1,191 @@
+"""The downloader as a process: its options, its lines, how it is interrupted, and several at once."""
+
+import contextlib
+import os
+import re
+import signal
+import struct
+import sys
+
+import pytest
+from conftest import command
+from downloader import FILES, MEDIUM, SMALL, defects, fetch, finish, posix, start, until
+
+import download_data
+
+pytestmark = [pytest.mark.data, pytest.mark.usefixtures("data_dir")]
+
+
+# --- Options --------------------------------------------------------------------------------------
+
+
+def test_help_shows_the_usage_and_the_default():
+    shown = command(
+        "--help", line=(sys.executable, download_data.__file__), env={"COLUMNS": "999"}
+    ).stdout
+    usage = "download_data.py [--data-dir DIR] [--mirror URL]"
+    assert usage in download_data.__doc__
+    assert usage.replace(" ", " [-h] ", 1) in shown
+    assert str(download_data.DATA) in shown
+
+
+@pytest.mark.parametrize("url", ["", "ftp://me:secret@host/", "host/path", "http://", "https:///"])
+def test_a_mirror_must_be_on_the_web(tmp_path, url):
+    """The message does not repeat a password."""
+    outcome = finish(start(tmp_path, "--mirror", url))
+    assert outcome.status == 2
+    assert "secret" not in outcome.err
+    assert outcome.err.endswith("error: --mirror: not an http or https URL\n")
+
+
+def test_a_mirror_as_one_may_write_it(tmp_path, server):
+    """With blanks, in capitals, with a password, which is used and not printed."""
+    url = server.url("good").replace("http", "HTTP")
+    outcome = finish(start(tmp_path, mirror=f" {url.replace('//', '//me:p@secret@')} "))
+    assert not defects(tmp_path, SMALL), outcome.err
+    assert server.headers["Authorization"] == "Basic bWU6cEBzZWNyZXQ="
+    assert "secret" not in outcome.err
+    assert outcome.lines[0].endswith(f"from {url}, verified")
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_mirror_needs_no_slash_at_its_end(tmp_path, server, slash):
+    url = server.url("good")
+    assert fetch(tmp_path, url.rstrip("/") + slash).status == 0
+    assert server.asked(url) == [SMALL.name]
+
+
+# --- Lines ----------------------------------------------------------------------------------------
+
+
+def results(folder, file, source):
+    return [
+        f"{folder / file.name}: {file.size / 1e6:.2f} MB from {source}, verified",
+        f"{folder}: all four files are present and verified",
+    ]
+
+
+def test_without_a_terminal_only_results_are_printed(tmp_path, server):
+    mirror = server.url("503+good")
+    outcome = finish(start(tmp_path, mirror=mirror))
+    assert outcome.status == 0
+    assert outcome.lines == results(tmp_path, SMALL, mirror)
+
+
+def test_without_a_terminal_what_is_waited_for_is_printed_after_ten_seconds(tmp_path, server):
+    mirror = server.url("503+good")
+    outcome = finish(start(tmp_path, mirror=mirror, sabotage=["ten_seconds_pass"]))
+    assert outcome.status == 0
+    retrying = f"{mirror}: {SMALL.name}: HTTP 503 Service Unavailable; retrying in 0.05 s"
+    assert outcome.lines == [retrying, *results(tmp_path, SMALL, mirror)]
+
+
+@pytest.mark.parametrize(("columns", "width"), [(75, 74), (0, 79)])  # 0: it does not know
+def test_live_lines_on_a_terminal(tmp_path, server, columns, width):
+    """They tell what is waited for, do not wrap, and leave nothing behind."""
+    fcntl, pty, termios = map(pytest.importorskip, ("fcntl", "pty", "termios"))
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+    mirror, seen = server.url("503+leisurely"), b""
+    process = start(tmp_path, mirror=mirror, stderr=its, files=[MEDIUM])
+    os.close(its)
+    with contextlib.suppress(OSError):  # how Linux says that the other end was closed
+        while data := os.read(ours, 10**4):
+            seen += data
+    os.close(ours)
+    assert finish(process).status == 0, seen
+    blanked, *live, first, last = seen.decode().split(f"\r{'':{width}}\r")
+    assert not any(len(line) > width or "\n" in line for line in (blanked, *live))
+    retrying = f"{mirror}: {MEDIUM.name}: HTTP 503 Service Unavailable; retrying in 0.05 s"
+    assert retrying[:width] in live
+    assert any(re.search(r" of 31\.4 MB, \d+ s left$", line) for line in live)
+    assert [first.rstrip(), last.rstrip()] == results(tmp_path, MEDIUM, mirror)
+
+
+def test_the_data_are_fetched_though_nobody_reads_stderr(tmp_path, server):
+    reader, pipe = os.pipe()
+    os.close(reader)
+    process = start(tmp_path, mirror=server.url("503+good"), stderr=pipe)
+    os.close(pipe)
+    assert finish(process).status == 0
+    assert not defects(tmp_path, SMALL)
+
+
+@posix
+def test_the_data_are_fetched_though_stderr_is_closed(tmp_path, server):
+    closing = ("/bin/sh", "-c", 'exec "$@" 2>&-', "sh")
+    assert finish(start(tmp_path, mirror=server.url("503+good"), prefix=closing)).status == 0
+    assert not defects(tmp_path, SMALL)
+
+
+# --- Interrupted ----------------------------------------------------------------------------------
+
+
+@posix
+@pytest.mark.parametrize(
+    ("source", "sign", "status"),
+    [("mirror", "SIGINT", 130), ("ZALANDO", "SIGTERM", 143), ("mirror", "SIGKILL", -9)],
+)
+def test_a_signal_midway_harms_nothing(tmp_path, server, source, sign, status):
+    """In mid-download from a mirror; with Zalando, in mid-conversion."""
+    path, url = tmp_path / MEDIUM.name, server.url("stall-in-body")
+    path.write_bytes(b"a damaged file")
+    if source == "ZALANDO":
+        how = {"constants": {"TIMEOUT": 600, "ZALANDO": url}}
+    else:
+        how = {"constants": {"TIMEOUT": 600}, "mirror": url}
+    process = start(tmp_path, files=[MEDIUM], **how)
+    quarter = MEDIUM.size / 4
+    until(lambda: any(f.stat().st_size > quarter for f in tmp_path.glob(".*/*.npy")), process)
+    process.send_signal(getattr(signal, sign))
+    outcome = finish(process)
+    assert outcome.status == status, outcome.err
+    assert path.read_bytes() == b"a damaged file"
+    if status > 0:
+        assert outcome.lines[-1] == "download_data.py: interrupted"
+    rerun = start(tmp_path, files=[MEDIUM], mirror=server.url("good"))
+    assert rerun.communicate(timeout=60)[1].splitlines()[-1] == results(tmp_path, MEDIUM, "")[-1]
+    assert not defects(tmp_path, MEDIUM), "what was left behind was taken for data"
+
+
+SIGNALS = [
+    name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK") if hasattr(signal, name)
+]
+
+
+@pytest.mark.parametrize("second", SIGNALS)
+@pytest.mark.parametrize("made", [True, False], ids=["made", "removed"])
+def test_signals_do_not_leave_the_temporary_folder(tmp_path, server, made, second):
+    """The first comes when the folder was just made, or is removed; more when it is removed."""
+    sabotage = ["signals", second, made]
+    outcome = finish(start(tmp_path, mirror=server.url("good"), sabotage=sabotage))
+    assert outcome.status == 128 + signal.SIGTERM, outcome.err
+    assert outcome.lines[-1] == "download_data.py: interrupted"
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_each_signal_has_its_status(tmp_path, server, name):
+    sabotage = ["signal_at_once", name]
+    outcome = finish(start(tmp_path, mirror=server.url("good"), sabotage=sabotage))
+    assert outcome.status == 128 + getattr(signal, name), outcome.err
+
+
+@posix
+def test_what_nohup_ignores_is_ignored(tmp_path, server):
+    ignoring = ("/bin/sh", "-c", 'trap "" HUP; exec "$@"', "sh")
+    how = {"prefix": ignoring, "sabotage": ["signal_at_once", "SIGHUP"]}
+    outcome = finish(start(tmp_path, mirror=server.url("good"), **how))
+    assert outcome.status == 0, outcome.err
+    assert not defects(tmp_path, SMALL)
+
+
+# --- Several at once ------------------------------------------------------------------------------
+
+
+def test_several_at_once_on_one_empty_folder(tmp_path, server):
+    folder, mirror = tmp_path / "data", server.url("good")
+    processes = [start(folder, files=FILES[:3], mirror=mirror) for _ in range(3)]
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], errors
+    assert not defects(folder, *FILES[:3])
+    assert {path.name for path in folder.iterdir()} == {file.name for file in FILES[:3]}
