@@ -21,7 +21,7 @@ def ten_seconds_pass():
 
 
 def signal_at_once(name: str):
-    """A signal comes as soon as the folder for the data is made."""
+    """A signal comes as soon as the temporary folder is made."""
     mkdir = Path.mkdir
 
     def signalled_mkdir(path, *arguments, **options):
@@ -32,13 +32,13 @@ def signal_at_once(name: str):
     Path.mkdir = signalled_mkdir
 
 
-def signals(name: str, made: bool):
+def signals(first: str, second: str):
     """Signals come whenever the temporary folder is about to be removed.
 
-    Where `made`, the first comes as soon as the folder is made. The first is SIGTERM, the others
-    are of the given name.
+    They are SIGTERM, and from then on the second. The first comes as soon as the folder is "made",
+    or only when it is to be "removed".
     """
-    coming = [signal.SIGTERM, getattr(signal, name), getattr(signal, name)]
+    coming = [signal.SIGTERM, getattr(signal, second), getattr(signal, second)]
     mkdir, rmtree = Path.mkdir, shutil.rmtree
 
     def signalled_mkdir(path, *arguments, **options):
@@ -51,7 +51,7 @@ def signals(name: str, made: bool):
         rmtree(*arguments, **options)
 
     shutil.rmtree = signalled_rmtree
-    if made:
+    if first == "made":
         Path.mkdir = signalled_mkdir
 
 

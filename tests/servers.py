@@ -89,10 +89,10 @@ def half(answer: bytes) -> bytes:
 
 
 def slowly(answer: bytes) -> list:
-    """The answer in ten pieces, with a pause of 0.1 s after each."""
+    """The answer in ten pieces, with a pause after each."""
     step = len(answer) // 10 + 1
     pieces = [answer[first : first + step] for first in range(0, len(answer), step)]
-    return [part for piece in pieces for part in (piece, 0.1)]
+    return [part for piece in pieces for part in (piece, 0.03)]
 
 
 def redirect(location: str) -> list:

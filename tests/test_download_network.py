@@ -1,6 +1,5 @@
 """The downloader against servers that misbehave, over real sockets."""
 
-import hashlib
 import re
 import socket
 import time
@@ -8,7 +7,7 @@ import weakref
 from typing import NamedTuple
 
 import pytest
-from downloader import FILES, SMALL, defects, fetch, until
+from downloader import FILES, MEDIUM, SMALL, defects, fetch, until
 from servers import DAMAGES, Server, original
 
 import download_data
@@ -60,45 +59,43 @@ def clock(monkeypatch):
     return clock
 
 
-LARGE = FILES[3]  # 188 MB
-
-
-def at_rate(rate: int, seconds: float, clock):
-    """Chunks of zeros: of so many bytes a second, for so many seconds."""
-    for _ in range(round(seconds)):
-        clock.now += 1
-        yield bytes(rate)
+LARGE = FILES[3]  # 188 MB: an attempt may take 40 + 1882 seconds
 
 
 def attempts_at(file, tmp_path, *sources):
-    """Fetch the file from a source that gives chunks of its own at each attempt."""
+    """Fetch the file from a source that gives other chunks at each attempt."""
     coming = iter(sources)
     download_data.fetch(file, "it", lambda _: next(coming), tmp_path / "part", tmp_path / "target")
 
 
-def test_188_mb_at_1_mb_per_second_are_let_finish(tmp_path, clock, monkeypatch):
-    """In 189 s; an attempt may take 40 s, and one more for every 100,000 bytes."""
-    zeros = hashlib.sha256(bytes(LARGE.size)).hexdigest()
-    file = LARGE._replace(sha256=zeros, size=LARGE.size)
-    last = bytes(LARGE.size % 1_000_000)
-    chunks = (chunk for part in (at_rate(1_000_000, 188, clock), [last]) for chunk in part)
-    attempts_at(file, tmp_path, chunks)
-    assert (tmp_path / "target").stat().st_size == LARGE.size
+def a_byte_per_second(clock, seconds):
+    for _ in range(seconds):
+        clock.now += 1
+        yield b"x"
 
 
-def test_188_mb_at_50_kb_per_second_are_not(tmp_path, clock):
+def test_188_mb_at_1_mb_per_second_are_let_finish(tmp_path, clock):
+    content = original(LARGE.name)
+
+    def chunks():
+        for first in range(0, LARGE.size, 1_000_000):
+            clock.now += 1
+            yield content[first : first + 1_000_000]
+
+    attempts_at(LARGE, tmp_path, chunks())
+    assert (tmp_path / "target").read_bytes() == content
+
+
+def test_an_attempt_at_188_mb_is_given_up_after_1922_seconds(tmp_path, clock):
     with pytest.raises(SourceDown):
-        attempts_at(LARGE, tmp_path, at_rate(50_000, LARGE.size / 50_000, clock))
-    assert clock.now < 1000 + 40 + LARGE.size / 100_000 + LARGE.size / 50_000
+        attempts_at(LARGE, tmp_path, a_byte_per_second(clock, 2500))
 
 
 def test_each_attempt_has_its_own_time(tmp_path, clock):
-    """The first two take 1,800 of the 1,921 s that an attempt may take, and are cut short."""
-    zeros = hashlib.sha256(bytes(LARGE.size)).hexdigest()
-    slow = [at_rate(100_000, 1800, clock) for _ in range(2)]
-    whole = (chunk for chunk in [bytes(LARGE.size)])
-    attempts_at(LARGE._replace(sha256=zeros), tmp_path, *slow, whole)
-    assert clock.pauses == [2, 2]
+    """Three attempts of 1,800 s each break off early: the source fails at that, not at its time."""
+    with pytest.raises(Refused) as refused:
+        attempts_at(LARGE, tmp_path, *(a_byte_per_second(clock, 1800) for _ in range(3)))
+    assert refused.type is Refused, f"the second attempt had too little time: {refused.value}"
 
 
 def test_a_server_gets_a_pause_before_it_is_asked_again(tmp_path, clock):
@@ -124,7 +121,7 @@ def test_progress_tells_the_time_left(tmp_path, clock, monkeypatch):
 # --- Zalando's files ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+@pytest.mark.parametrize("file", [SMALL, MEDIUM], ids=["labels", "images"])
 def test_zalandos_files_become_the_courses(file):
     assert b"".join(npy_from_idx(file, [original(file.idx)])) == original(file.name)
 

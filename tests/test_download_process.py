@@ -1,4 +1,4 @@
-"""The downloader as a process: its options, its lines, how it is interrupted, and several at once."""
+"""The downloader as a process: its options and lines, interrupted, and several at once."""
 
 import contextlib
 import os
@@ -123,29 +123,37 @@ def test_the_data_are_fetched_though_stderr_is_closed(tmp_path, server):
 
 @posix
 @pytest.mark.parametrize(
-    ("source", "sign", "status"),
-    [("mirror", "SIGINT", 130), ("ZALANDO", "SIGTERM", 143), ("mirror", "SIGKILL", -9)],
+    ("source", "name", "status"), [("COURSE", "SIGINT", 130), ("ZALANDO", "SIGTERM", 143)]
 )
-def test_a_signal_midway_harms_nothing(tmp_path, server, source, sign, status):
-    """In mid-download from a mirror; with Zalando, in mid-conversion."""
-    path, url = tmp_path / MEDIUM.name, server.url("stall-in-body")
-    path.write_bytes(b"a damaged file")
-    if source == "ZALANDO":
-        how = {"constants": {"TIMEOUT": 600, "ZALANDO": url}}
-    else:
-        how = {"constants": {"TIMEOUT": 600}, "mirror": url}
-    process = start(tmp_path, files=[MEDIUM], **how)
-    quarter = MEDIUM.size / 4
-    until(lambda: any(f.stat().st_size > quarter for f in tmp_path.glob(".*/*.npy")), process)
-    process.send_signal(getattr(signal, sign))
-    outcome = finish(process)
+def test_a_signal_midway_leaves_the_old_file_and_nothing_else(
+    tmp_path, server, source, name, status
+):
+    """In mid-download from the course's server; in mid-conversion of Zalando's file."""
+    outcome = signalled_midway(tmp_path, server, source, name)
+    assert (tmp_path / MEDIUM.name).read_bytes() == b"a damaged file"
     assert outcome.status == status, outcome.err
-    assert path.read_bytes() == b"a damaged file"
-    if status > 0:
-        assert outcome.lines[-1] == "download_data.py: interrupted"
-    rerun = start(tmp_path, files=[MEDIUM], mirror=server.url("good"))
-    assert rerun.communicate(timeout=60)[1].splitlines()[-1] == results(tmp_path, MEDIUM, "")[-1]
-    assert not defects(tmp_path, MEDIUM), "what was left behind was taken for data"
+    assert outcome.lines[-1] == "download_data.py: interrupted"
+
+
+@posix
+def test_what_sigkill_leaves_is_not_taken_for_data(tmp_path, server):
+    outcome = signalled_midway(tmp_path, server, "COURSE", "SIGKILL")
+    assert outcome.status == -signal.SIGKILL
+    assert (tmp_path / MEDIUM.name).read_bytes() == b"a damaged file"
+    process = start(tmp_path, files=[MEDIUM], mirror=server.url("good"))
+    assert process.communicate(timeout=60)[1].splitlines()[-1] == results(tmp_path, MEDIUM, "")[-1]
+    assert not defects(tmp_path, MEDIUM)
+
+
+def signalled_midway(folder, server, source, name):
+    """Send the signal when a quarter of a file has come, in the place of a damaged one."""
+    (folder / MEDIUM.name).write_bytes(b"a damaged file")
+    constants = {"TIMEOUT": 600, source: server.url("stall-in-body")}
+    process = start(folder, files=[MEDIUM], constants=constants)
+    quarter = MEDIUM.size / 4
+    until(lambda: any(f.stat().st_size > quarter for f in folder.glob(".*/*.npy")), process)
+    process.send_signal(getattr(signal, name))
+    return finish(process)
 
 
 SIGNALS = [
@@ -153,11 +161,12 @@ SIGNALS = [
 ]
 
 
-@pytest.mark.parametrize("second", SIGNALS)
-@pytest.mark.parametrize("made", [True, False], ids=["made", "removed"])
-def test_signals_do_not_leave_the_temporary_folder(tmp_path, server, made, second):
+@pytest.mark.parametrize(
+    ("first", "second"), [("made", name) for name in SIGNALS] + [("removed", "SIGINT")]
+)
+def test_several_signals_do_not_leave_the_temporary_folder(tmp_path, server, first, second):
     """The first comes when the folder was just made, or is removed; more when it is removed."""
-    sabotage = ["signals", second, made]
+    sabotage = ["signals", first, second]
     outcome = finish(start(tmp_path, mirror=server.url("good"), sabotage=sabotage))
     assert outcome.status == 128 + signal.SIGTERM, outcome.err
     assert outcome.lines[-1] == "download_data.py: interrupted"

@@ -68,7 +68,6 @@ def test_the_hash_decides_whatever_the_source(tmp_path, offer, source):
     outcome = fetch(folder, **offer(source, "imposter", [SMALL]))
     assert defects(folder, SMALL) == [f"{SMALL.name} is missing"], f"{source} was trusted"
     assert outcome.status == 1, "the status is that of success, though no file came"
-    assert "SHA-256" in outcome.lines[0], f"no other fault was to be met:\n{outcome.err}"
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -78,7 +77,6 @@ def test_all_four_files_come_from_each_source(tmp_path, offer, source):
     outcome = fetch(folder, files=FILES, **offer(source, "good", FILES))
     assert not defects(folder, *FILES), outcome.err
     assert outcome.status == 0, outcome.err
-    assert len(outcome.lines) == 4, f"not one line for each file:\n{outcome.err}"
     if source == "the package":
         calls = (tmp_path / "calls").read_text().splitlines()
         assert len(calls) == 2, f"not one update and one download for all four files: {calls}"
@@ -118,7 +116,9 @@ def test_a_source_that_lacks_a_file_is_still_tried_for_the_others(tmp_path, serv
     assert first.status == 1, first.err
     assert defects(folder, *FILES[:3]) == [f"{SMALL.name} is missing"], first.err
     assert server.asked(course) == [SMALL.name] * 3 + [FILES[2].name]
-    assert first.about(system) == [f"{SMALL.name}: {SMALL.idx}: No such file or directory"]
+    assert first.about(system) == [
+        f"{file.name}: {file.idx}: No such file or directory" for file in (FILES[0], FILES[2])
+    ]
     second = fetch(folder, files=FILES[:3], constants={"ZALANDO": zalando})
     assert second.status == 0, second.err
     assert not defects(folder, *FILES[:3])
