@@ -7,9 +7,9 @@ size, and get their final name only if their SHA-256 matches. Therefore
 
 - a wrong or partial file never gets its final name, and a damaged file stays until its replacement
   is verified; verified files are never fetched again;
-- if all files are present and correct, nothing is fetched or written;
 - a file that may be the user's own, such as an array of another shape, is never replaced;
-- the temporary folder is removed even after Ctrl-C, SIGTERM, SIGHUP, SIGQUIT or SIGBREAK;
+- if all files are present and correct, nothing is fetched or written;
+- the temporary folder is removed even after Ctrl-C or another signal;
 - time is bounded: an attempt at a file may take GRACE seconds, plus one per MIN_RATE bytes.
 """
 
@@ -67,7 +67,8 @@ def log(line: str, live: bool = False) -> None:
         return
     try:
         width = (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
-        line = f"\r{'':{width}}\r{line[:width] if live else line}"
+        blanks = " " * width  # over what is left of a live line
+        line = f"\r{blanks}\r{line[:width] if live else line}"
     except (OSError, ValueError):  # not a terminal, or one that cannot overwrite, like IDLE's
         if live and time.monotonic() < last_line + 10:
             return
@@ -104,11 +105,12 @@ def run(program: Callable[[], None]) -> int:
         return 1
     except OSError as error:
         drop_unwritten()
-        unnamed = error.filename is None
-        if unnamed and isinstance(error, FileNotFoundError):  # from os.getcwd
+        if error.filename is not None:
+            log(f"{name}: cannot write {error.filename}: {error.strerror}")
+        elif isinstance(error, FileNotFoundError):  # from os.getcwd
             log(f"{name}: the current folder no longer exists")
-        elif not (unnamed and is_closed_pipe(error)):
-            log(f"{name}: cannot write {error.filename or 'the results'}: {error.strerror}")
+        elif not is_closed_pipe(error):
+            log(f"{name}: cannot write the results: {error.strerror}")
         return 1
     except KeyboardInterrupt as interruption:
         log(f"{name}: interrupted")
@@ -117,15 +119,15 @@ def run(program: Callable[[], None]) -> int:
 
 
 def catch_signals() -> None:
-    """Let the first signal that stops the program raise KeyboardInterrupt(exit status).
+    """Let a signal that stops the program raise KeyboardInterrupt, with the exit status in it.
 
-    Further ones are ignored, so that they cannot interrupt the clean-up.
+    Further signals are ignored, so that they cannot interrupt the clean-up.
     """
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")
     stops = [getattr(signal, name) for name in names if hasattr(signal, name)]
 
     def ignore(number: int, frame) -> None:
-        """Do nothing. (With SIG_IGN, Python would complain about a pending signal.)"""
+        pass  # not SIG_IGN: Python would complain about a signal that is already pending
 
     def interrupt(number: int, frame) -> None:
         for stop in stops:
@@ -143,7 +145,7 @@ def is_closed_pipe(error: OSError) -> bool:
 
 
 def drop_unwritten() -> None:
-    """If stdout cannot be written, drop what is left for it, so that the exit does not fail too."""
+    """If stdout cannot be written, drop what it holds, so that the flush at exit does not fail."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -204,7 +206,7 @@ def unusable(path: Path, error: Exception) -> DataError:
     """The DataError for a file that cannot be read because of `error`."""
     if isinstance(error, FileNotFoundError):
         reason = "missing"
-    elif isinstance(error, OSError):
+    elif isinstance(error, OSError) and error.strerror:
         reason = error.strerror
     else:
         reason = " ".join(str(error).split())
@@ -325,7 +327,7 @@ def mismatch(path: Path, file: File) -> str | None:
             return f"{size} bytes, not {file.size}"
         sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:
-        return error.strerror
+        return f"cannot be read: {error.strerror}"
     if sha256 != file.sha256:
         return f"wrong content (MNIST, or an older version?): its SHA-256 is {sha256}"
     return None
@@ -347,7 +349,7 @@ def not_ours(path: Path, file: File) -> str | None:
     except DataError:
         return None
     if header.shape != file.shape or header.dtype != file.dtype:
-        return f"{header.dtype} of shape {header.shape}"
+        return printable(f"{header.dtype} of shape {header.shape}")
     array = read_npy(path)
     if not (array.min() >= 0 and array.max() <= file.highest):  # NaN compares false
         return None
@@ -393,7 +395,10 @@ def fetch_from(
 
 
 def fetch(file: File, name: str, source: Callable, part: Path, target: Path) -> None:
-    """Fetch the file to `part`, then move it to `target`. Raises Refused, or OSError."""
+    """Fetch the file to `part`, then move it to `target`.
+
+    Raises Refused, or OSError or DataError if the file cannot be stored.
+    """
     seconds = GRACE + file.size / MIN_RATE
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -538,14 +543,10 @@ def unpack_package(folder: Path) -> None:
 
 def run_tool(command: list[str], folder: Path, deadline: float) -> str:
     """Run a command in `folder` and stop its helpers; return its last line if it fails."""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    environment = os.environ | {"TMPDIR": str(folder)}
     with subprocess.Popen(
-        command,
-        cwd=folder,
-        env=os.environ | {"TMPDIR": str(folder)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
+        command, cwd=folder, env=environment, start_new_session=True, **streams
     ) as tool:
         try:
             output, _ = tool.communicate(timeout=max(0, deadline - time.monotonic()))
@@ -611,19 +612,18 @@ def explain(error: Exception) -> Refused:
     while error is not None:
         chain.append(error)
         error = error.__cause__ or error.__context__
-    for kind, reason in (
+    for kinds, reason in (
         (exceptions.ProxyError, SourceDown("the proxy cannot be used")),
         (exceptions.SSLError, SourceDown("TLS failed, or the certificate is not trusted")),
         (exceptions.InvalidSchema, SourceDown("redirected to another protocol")),
         (exceptions.TooManyRedirects, SourceDown("too many redirects")),
         (socket.gaierror, SourceDown("cannot resolve its name")),
         (ConnectionRefusedError, SourceDown("connection refused")),
-        (TimeoutError, SourceDown(f"no answer for {TIMEOUT} s")),
-        (exceptions.Timeout, SourceDown(f"no answer for {TIMEOUT} s")),
+        ((exceptions.Timeout, TimeoutError), SourceDown(f"no answer for {TIMEOUT} s")),
         (ConnectionError, Broken("the connection was lost")),
         (HTTPException, SourceDown("not an HTTP response")),
     ):
-        if any(isinstance(cause, kind) for cause in chain):
+        if any(isinstance(cause, kinds) for cause in chain):
             return reason
     if type(chain[-1]) is OSError:  # such as: the network is unreachable, a certificate is missing
         return SourceDown(printable(chain[-1].strerror or str(chain[-1])))
