@@ -166,7 +166,9 @@ def listing(folder: Path) -> dict:
 
 # --- What a test needs of the system --------------------------------------------------------------
 
-posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
+
+def needs_posix(what: str):
+    return pytest.mark.skipif(os.name != "posix", reason=f"{what} needs POSIX")
 
 
 def unprivileged() -> tuple:

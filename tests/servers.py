@@ -95,6 +95,16 @@ def slowly(answer: bytes) -> list:
     return [part for piece in pieces for part in (piece, 0.03)]
 
 
+def smallest_cut(body: bytes) -> list:
+    """The smallest file is cut short; the others are good."""
+    answer = whole(body)
+    return [answer[:-1] if len(body) == FILES[0].size else answer]
+
+
+def chunked(body: bytes) -> bytes:
+    return head("Transfer-Encoding: chunked") + f"{len(body):x}\r\n".encode() + body + b"\r\n"
+
+
 def redirect(location: str) -> list:
     return [whole(b"", f"Location: {location}", status=302)]
 
@@ -108,7 +118,12 @@ def forever(first: bytes, *again):
 FAULTS = {
     "leisurely": lambda body: slowly(whole(body)),
     "endless": lambda body: forever(head() + body, bytes(10**6)),
-    "cut": lambda body: [whole(body)[:20000]],
+    "cut": lambda body: [half(whole(body))],
+    "cut-without-length": lambda body: [head() + half(body)],
+    "cut-in-chunk": lambda body: [half(chunked(body))],
+    "cut-between-chunks": lambda body: [chunked(half(body))],
+    "chunked": lambda body: [chunked(body) + b"0\r\n\r\n"],
+    "smallest-cut": smallest_cut,
     "drip": lambda body: forever(whole(body)[:1000], b"\0", 0.1),
     "drip-head": lambda body: forever(b"HTTP/1.1 200 OK\r\nX-Patience: ", b".", 0.1),
     "stall": lambda body: [HOLD],

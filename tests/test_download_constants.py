@@ -61,9 +61,18 @@ ZALANDO = {
 }
 
 
-def test_the_files_are_those_of_the_course():
-    assert {f.name: (f.size, f.dtype, f.shape, f.sha256) for f in FILES} == COURSE
-    assert {f.name: (f.idx, f.highest) for f in FILES} == {n: z[:2] for n, z in ZALANDO.items()}
+def test_there_are_four_files():
+    assert {file.name for file in FILES} == set(COURSE)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_each_file_is_that_of_the_course_and_of_zalando(file):
+    size, dtype, shape, sha256 = COURSE[file.name]
+    assert file.size == size
+    assert file.dtype == dtype
+    assert file.shape == shape
+    assert file.sha256 == sha256
+    assert (file.idx, file.highest) == ZALANDO[file.name][:2]
 
 
 def test_the_smallest_file_is_fetched_first():

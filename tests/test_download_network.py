@@ -178,6 +178,9 @@ FAULTS = {
     "503": Met(3, "HTTP 503 Service Unavailable"),
     "control-characters": Met(1, r"HTTP 404 \[2JSo, (so ){64}s"),
     "cut": Met(3, f"{STALLED}|cut short: .*"),  # depends on urllib3
+    "cut-without-length": Met(3, "cut short: 20064 bytes of 40128"),
+    "cut-in-chunk": Met(3, STALLED),
+    "cut-between-chunks": Met(3, STALLED),
     "reset": Met(3, LOST),
     "closed": Met(3, LOST),
     "reset-in-body": Met(3, STALLED),
@@ -237,6 +240,7 @@ def test_a_fault_of_zalandos_file_is_reported(tmp_path, server, fault):
 
 # What gets the right file all the same, and how often the server is asked.
 OVERCOME = {
+    "chunked": Met(1, ""),
     "mislabelled": Met(1, ""),
     "redirect+good": Met(2, ""),
     "503+good": Met(2, ""),

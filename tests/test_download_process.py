@@ -5,11 +5,11 @@ import os
 import re
 import signal
 import struct
+import subprocess
 import sys
 
 import pytest
-from conftest import command
-from downloader import FILES, MEDIUM, SMALL, defects, fetch, finish, posix, start, until
+from downloader import FILES, MEDIUM, SMALL, defects, fetch, finish, needs_posix, start, until
 
 import download_data
 
@@ -20,9 +20,9 @@ pytestmark = [pytest.mark.data, pytest.mark.usefixtures("data_dir")]
 
 
 def test_help_shows_the_usage_and_the_default():
-    shown = command(
-        "--help", line=(sys.executable, download_data.__file__), env={"COLUMNS": "999"}
-    ).stdout
+    command = [sys.executable, download_data.__file__, "--help"]
+    environment = os.environ | {"COLUMNS": "999"}
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True).stdout
     usage = "download_data.py [--data-dir DIR] [--mirror URL]"
     assert usage in download_data.__doc__
     assert usage.replace(" ", " [-h] ", 1) in shown
@@ -111,7 +111,7 @@ def test_the_data_are_fetched_though_nobody_reads_stderr(tmp_path, server):
     assert not defects(tmp_path, SMALL)
 
 
-@posix
+@needs_posix("closing stderr")
 def test_the_data_are_fetched_though_stderr_is_closed(tmp_path, server):
     closing = ("/bin/sh", "-c", 'exec "$@" 2>&-', "sh")
     assert finish(start(tmp_path, mirror=server.url("503+good"), prefix=closing)).status == 0
@@ -121,7 +121,7 @@ def test_the_data_are_fetched_though_stderr_is_closed(tmp_path, server):
 # --- Interrupted ----------------------------------------------------------------------------------
 
 
-@posix
+@needs_posix("sending signals")
 @pytest.mark.parametrize(
     ("source", "name", "status"), [("COURSE", "SIGINT", 130), ("ZALANDO", "SIGTERM", 143)]
 )
@@ -135,7 +135,7 @@ def test_a_signal_midway_leaves_the_old_file_and_nothing_else(
     assert outcome.lines[-1] == "download_data.py: interrupted"
 
 
-@posix
+@needs_posix("SIGKILL")
 def test_what_sigkill_leaves_is_not_taken_for_data(tmp_path, server):
     outcome = signalled_midway(tmp_path, server, "COURSE", "SIGKILL")
     assert outcome.status == -signal.SIGKILL
@@ -179,7 +179,7 @@ def test_each_signal_has_its_status(tmp_path, server, name):
     assert outcome.status == 128 + getattr(signal, name), outcome.err
 
 
-@posix
+@needs_posix("nohup")
 def test_what_nohup_ignores_is_ignored(tmp_path, server):
     ignoring = ("/bin/sh", "-c", 'trap "" HUP; exec "$@"', "sh")
     how = {"prefix": ignoring, "sabotage": ["signal_at_once", "SIGHUP"]}
