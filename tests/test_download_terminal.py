@@ -1,4 +1,4 @@
-"""The downloader as a process: its options and lines, interrupted, and several at once."""
+"""The downloader as its user meets it: options, lines, interruptions, and several runs at once."""
 
 import contextlib
 import os
