@@ -587,12 +587,10 @@ def http(url: str, magic: bytes) -> Iterator[bytes]:
                 raise Refused(status)
             try:
                 chunk = answer.raw.read(len(magic))
-                if chunk != magic[: len(chunk)]:  # an empty or short one is cut short
-                    markup = chunk.lstrip().startswith(b"<")
-                    what = (
-                        "an HTML or XML page" if markup else f"something beginning with {chunk!r}"
-                    )
-                    raise Refused(f"{what} instead of the file")
+                if chunk.lstrip().startswith(b"<"):
+                    raise Refused("an HTML or XML page instead of the file")
+                if chunk != magic[: len(chunk)]:  # a body that ends within `magic` is cut short
+                    raise Refused(f"something beginning with {chunk!r} instead of the file")
                 while chunk:
                     yield chunk
                     chunk = answer.raw.read(CHUNK)
@@ -603,12 +601,15 @@ def http(url: str, magic: bytes) -> Iterator[bytes]:
 
 
 def explain(error: Exception) -> Refused:
-    """The exception, in plain words, for a server that does not answer."""
+    """The exception, in plain words, for a server that does not answer.
+
+    `error` is what requests raised. The reason is often found in what caused it.
+    """
     from requests import exceptions
 
     if "SOCKS" in str(error):  # missing support for it has no class of its own
         return SourceDown("the proxy cannot be used")
-    chain = []  # the error, what caused it, and so on
+    chain = []  # the error, what caused it, what caused that, and so on
     while error is not None:
         chain.append(error)
         error = error.__cause__ or error.__context__
