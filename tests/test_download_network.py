@@ -293,12 +293,6 @@ def test_a_server_out_of_reach_is_tried_for_one_file_only(tmp_path, server, clos
     assert_one_reason(outcome, mirror, re.escape(reason))
 
 
-def test_a_missing_file_of_certificates_is_reported(tmp_path, closed_port):
-    mirror = f"https://127.0.0.1:{closed_port}/"
-    outcome = fetch(tmp_path, mirror, env={"REQUESTS_CA_BUNDLE": "gone"})
-    assert_one_reason(outcome, mirror, ".*: gone")
-
-
 def test_the_proxy_of_the_environment_is_used_and_reported_if_it_refuses(tmp_path):
     mirror, course = "https://refused.invalid/", "http://course.invalid/good/1/"
     with Server() as proxy:
@@ -350,3 +344,9 @@ def test_https_is_never_left_for_http(tmp_path, server, tls_server, trust, schem
     outcome = fetch(tmp_path, mirror, env=trust)
     assert server.requests[before:] == [], f"a request went out in the clear:\n{outcome.err}"
     assert_one_reason(outcome, mirror, "redirected to another protocol")
+
+
+def test_a_missing_file_of_certificates_is_reported(tmp_path, closed_port):
+    mirror = f"https://127.0.0.1:{closed_port}/"
+    outcome = fetch(tmp_path, mirror, env={"REQUESTS_CA_BUNDLE": "gone"})
+    assert_one_reason(outcome, mirror, ".*: gone")
