@@ -28,7 +28,15 @@ pytestmark = [pytest.mark.data, pytest.mark.usefixtures("data_dir")]
 LABELS, _, IMAGES, _ = FILES
 
 
-# --- Nothing is missing ---------------------------------------------------------------------------
+# --- Missing files are fetched, and right ones are not --------------------------------------------
+
+
+def test_a_missing_file_is_fetched(tmp_path, server):
+    """As it is: a body that is compressed on the way has another hash."""
+    outcome = fetch(tmp_path, server.url("good"))
+    assert server.headers["Accept-Encoding"] == "identity"
+    assert not defects(tmp_path, SMALL), outcome.err
+    assert outcome.status == 0, outcome.err
 
 
 def test_valid_files_need_no_network_and_no_write(tmp_path, server):
@@ -80,7 +88,8 @@ def test_a_damaged_file_stays_until_its_replacement_is_verified(tmp_path, server
     before, mirror = listing(path), server.url("imposter+good")
     outcome = fetch(tmp_path, mirror, files=FILES[:2])
     assert outcome.status == 1, f"reported as fetched, though no source has it:\n{outcome.err}"
-    assert server.asked(mirror) == [SMALL.name], "not just the damaged file was fetched"
+    asked = server.asked(mirror)
+    assert asked == [SMALL.name], f"asked for {asked}, not for the damaged file:\n{outcome.err}"
     assert path.exists(), "the old file was removed, though nothing replaces it"
     assert listing(path) == before, "the old file was touched, though nothing replaces it"
     outcome = fetch(tmp_path, mirror, files=FILES[:2])
