@@ -29,7 +29,7 @@ NOWHERE = "http://127.0.0.1:99999/"  # there is no such port: nothing is sent
 CONSTANTS = {"COURSE": NOWHERE, "ZALANDO": NOWHERE, "SYSTEM": "no system copy"}
 CONSTANTS |= {"TIMEOUT": 20, "PAUSE": 0.05}
 PROXIES = "http_proxy", "https_proxy", "all_proxy", "no_proxy"
-LIMIT = 60  # seconds for whatever a test waits for
+LIMIT = 30  # seconds for whatever a test waits for
 
 
 class Outcome(NamedTuple):
@@ -195,10 +195,12 @@ def small_disk(folder: Path):
         subprocess.run(["umount", "-l", str(folder)], check=True)  # also if it is in use
 
 
-def until(condition, process=None) -> None:
+def until(what: str, condition, process=None) -> None:
     """Wait for the condition to hold, at most as long as the process runs."""
     deadline = time.monotonic() + LIMIT
     while not condition():
-        assert process is None or process.poll() is None, f"it ended early:\n{finish(process).err}"
-        assert time.monotonic() < deadline, f"what is waited for did not come in {LIMIT} s"
+        assert process is None or process.poll() is None, (
+            f"{what} did not come:\n{finish(process).err}"
+        )
+        assert time.monotonic() < deadline, f"{what} did not come in {LIMIT} s"
         time.sleep(0.01)

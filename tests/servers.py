@@ -153,8 +153,10 @@ class Handler(BaseHTTPRequestHandler):
         target = self.path.partition("?")[0]
         self.server.headers = self.headers
         self.server.requests.append(target)
-        _, names, _, file = urlsplit(target).path.split("/")
-        names = names.split("+")
+        path = urlsplit(target).path.split("/")
+        if len(path) != 4:
+            return self.send(whole(b"", status=404))
+        names, file = path[1].split("+"), path[3]
         name = names[min(self.server.requests.count(target), len(names)) - 1]
         if self.headers["Accept-Encoding"] != "identity":
             name = "compressed"  # as many servers do

@@ -20,22 +20,13 @@ pytestmark = [pytest.mark.data, pytest.mark.usefixtures("data_dir")]
 # --- One transfer ---------------------------------------------------------------------------------
 
 
-def test_what_takes_too_long_is_given_up():
-    """Wherever it hangs: here, the first byte never comes."""
-    never = (time.sleep(60) for _ in "x")
-    begun = time.monotonic()
-    with pytest.raises(SourceDown):
-        next(until_deadline(never, 0.1))
-    assert time.monotonic() - begun < 10
-
-
 def test_what_is_given_up_is_read_no_further():
     endless = (b"more" for _ in iter(lambda: time.sleep(0.001), "never"))
     chunks, still_read = until_deadline(endless, 60), weakref.ref(endless)
     del endless
     next(chunks)
     chunks.close()
-    until(lambda: not still_read())
+    until("the end of the reading thread", lambda: not still_read())
 
 
 class Clock:
@@ -165,7 +156,7 @@ WRONG_CONTENT = r"wrong content \(MNIST, or an older version\?\): its SHA-256 is
 PAGE = "an HTML or XML page instead of the file"
 LOST = "the connection was lost"
 STALLED = "the connection was lost, or stalled"
-HURRIED = (("TIMEOUT", 0.5), ("GRACE", 0.1))
+HURRIED = (("TIMEOUT", 0.3), ("GRACE", 0.1))
 # In all of these the next source has the right file.
 FAULTS = {
     "html": Met(1, PAGE),
@@ -195,7 +186,7 @@ FAULTS = {
     "redirect-to-file": Met(1, "redirected to another protocol"),
     "compressed": Met(1, r"something beginning with b'\\x1f\\x8b.*' instead of the file"),
     "not-http": Met(1, "not an HTTP response"),
-    "stall": Met(1, "no answer for 0.5 s", HURRIED),
+    "stall": Met(1, "no answer for 0.3 s", HURRIED),
     "stall-in-body": Met(3, STALLED, HURRIED),
     "drip": Met(1, "too slow: timed out", HURRIED),
     "drip-head": Met(1, "too slow: timed out", HURRIED),

@@ -238,7 +238,11 @@ def test_apt_get_ends_with_us_and_its_helper_with_it(tmp_path, package):
     helper = f"while sleep 0.02; do echo >> {beats}; done &"
     env = package(f"{helper} head -c 1000000 /dev/zero; echo $$ > {pid}; exec sleep 600")
     process = start(tmp_path / "data", env=env)
-    until(lambda: pid.exists() and pid.read_text() and beats.exists(), process)
+
+    def both_run():
+        return pid.exists() and pid.read_text() and beats.exists()
+
+    until("the start of apt-get and its helper", both_run, process)
     process.send_signal(signal.SIGTERM)
     assert finish(process).status == 143
     with pytest.raises(ProcessLookupError):
