@@ -125,7 +125,8 @@ def checked(outcome: Outcome, folder: Path) -> Outcome:
     control = set("\r\x1b") & set(outcome.err)
     assert not control, f"control characters without a terminal: {outcome.err!r}"
     if outcome.status != -9:  # SIGKILL
-        assert not leftovers(folder), f"left behind: {leftovers(folder)}"
+        found = leftovers(folder)
+        assert not found, f"left behind, with status {outcome.status}: {found}\n{outcome.err}"
     return outcome
 
 
