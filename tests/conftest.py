@@ -22,6 +22,7 @@ from hypothesis import settings
 import softmax_sgd
 from download_data import ensure
 
+pytest_plugins = ["servers", "downloader"]  # their fixtures, and plain words for their asserts
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
