@@ -7,7 +7,7 @@ size, and get their final name only if their SHA-256 matches. Therefore
 
 - a wrong or partial file never gets its final name, and a damaged file stays until its replacement
   is verified; verified files are never fetched again;
-- a file that may be the user's own, such as an array of another shape, is never replaced;
+- an array that may be the user's own, such as one of another shape, is never replaced;
 - if all files are present and correct, nothing is fetched or written;
 - the temporary folder is removed even after Ctrl-C or another signal;
 - time is bounded: an attempt at a file may take GRACE seconds, plus one per MIN_RATE bytes.
@@ -88,7 +88,7 @@ def printable(text: str) -> str:
 def run(program: Callable[[], None]) -> int:
     """Call `program` and return the exit status; report errors on stderr.
 
-    A KeyboardInterrupt may carry the exit status, and after it what was found until then.
+    The args of a KeyboardInterrupt may hold the exit status, and then what was found so far.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not if it is closed
@@ -155,6 +155,13 @@ def drop_unwritten() -> None:
             sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def folder_name(text: str) -> Path:
+    """An argparse type: the name of a folder, which must not be empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of the folder is empty")
+    return Path(text)
 
 
 class Header(NamedTuple):
@@ -663,7 +670,8 @@ def fetch_data() -> None:
         description="Fetch the four Fashion-MNIST files, verified by their SHA-256."
     )
     add = parser.add_argument
-    add("--data-dir", metavar="DIR", default=DATA, help="where the files go: %(default)s")
+    add("--data-dir", type=folder_name, metavar="DIR", default=DATA,
+        help="where the files go: %(default)s")  # fmt: skip
     add("--mirror", type=str.strip, metavar="URL",
         help="URL of a folder with the .npy files, tried first")  # fmt: skip
     options = parser.parse_args()

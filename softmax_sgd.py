@@ -32,17 +32,20 @@ Conventions
 The functions of the model never modify their arguments. They compute in the dtype of W, b and X
 (and alpha, where it is an array); metrics are averaged in float64. Three things make them fast: one
 wide matrix product serves a whole stack; the class axis comes first, (c, n) or (c, K, n), because
-NumPy is slow along a short last axis; and a step makes only two passes over W, its largest array
-when minibatches are small.
+NumPy is slow along a short last axis; and a step updates W in only two passes, because W is the
+largest array of a step with a small minibatch.
 """
 
 import os
 import sys
 
 if __name__ == "__main__":
-    # BLAS reads these when NumPy is first imported; one thread per worker is fastest.
-    for library in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM"):
-        os.environ.setdefault(f"{library}_THREADS", "1")
+    # One BLAS thread per worker is fastest. BLAS reads these when NumPy is first imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("MKL_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("VECLIB_MAXIMUM_THREADS", "1")
+    # Between NumPy's calls the workers wait for Python's lock; let it change hands sooner.
     sys.setswitchinterval(1e-4)
 
 import argparse
@@ -57,12 +60,12 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
-from download_data import DATA, FILES, DataError, ensure, log, read_npy, run
+from download_data import DATA, FILES, DataError, ensure, folder_name, log, read_npy, run
 
 import numpy as np  # isort: skip - after download_data, which reports a missing NumPy clearly
 
 CLASSES = 10  # c, for Fashion-MNIST
-MAX_STACK = 16  # largest K: larger stacks are no faster, and leave fewer for the cores to share
+MAX_STACK = 16  # largest K: larger ones are no faster, and leave too few stacks for the cores
 
 # --- Data -----------------------------------------------------------------------------------------
 
@@ -81,12 +84,12 @@ def load(data_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarra
         raise DataError(f"{path}: {X_test.shape[1]} pixels, but {X.shape[1]} in training")
     highest = X.max()
     if (highest > 1) != (X_test.max() > 1):
-        raise DataError(f"{path}: scaled unlike the training images: only one of them exceeds 1")
+        raise DataError(f"{path}: not scaled like the training images: only one set exceeds 1")
     if highest > 1:
         X /= 255
         X_test /= 255
         if highest < 128:
-            log(f"Note: dividing by 255, although no pixel in {data_dir} exceeds {highest:g}")
+            log(f"Note: dividing by 255, although no training pixel exceeds {highest:g}")
     else:
         log(f"Note: the images in {data_dir} already look normalised and are used unchanged")
     return X, y, X_test, y_test
@@ -100,7 +103,7 @@ def check_present(folder: Path) -> None:
     if missing:
         raise DataError(
             f"{folder}: missing {', '.join(missing)}. To fetch Fashion-MNIST into this folder: "
-            f"python download_data.py --data-dir {folder}"
+            f'python download_data.py --data-dir "{folder}"'
         )
 
 
@@ -114,9 +117,11 @@ def load_part(data_dir: str | os.PathLike, part: str) -> tuple[np.ndarray, np.nd
         raise DataError(f"{images}: images of shape {X.shape}, not (n, pixels){hint}")
     check_values(images, X, 255, "; pixels may be 0..255 or 0..1, but not standardised")
     if y.ndim != 1:
-        hint = "y.ravel()" if y.size == len(y) else "y.argmax(axis=1) if they are one-hot"
-        raise DataError(f"{labels}: labels of shape {y.shape}, not (n,); save {hint}")
-    check_values(labels, y, CLASSES - 1, "; if they begin at 1, save y - 1")
+        hint = ""
+        if y.ndim == 2:
+            hint = "; save y.ravel()" if y.shape[1] == 1 else "; if one-hot, save y.argmax(axis=1)"
+        raise DataError(f"{labels}: labels of shape {y.shape}, not (n,){hint}")
+    check_values(labels, y, CLASSES - 1, "; if the classes are numbered from 1, save y - 1")
     if (y % 1).any():
         raise DataError(f"{labels}: not all labels are whole numbers")
     if len(X) != len(y):
@@ -171,7 +176,7 @@ def at_labels(y) -> tuple:
 
 
 def evaluate(W, b, X, y) -> tuple[np.ndarray, np.ndarray]:
-    """The unregularised cross-entropy, the mean of log Σ_j exp z_j - z_y, and the accuracy."""
+    """The unregularised cross-entropy, the mean of (log Σ_j exp z_j) - z_y, and the accuracy."""
     Z = logits(W, b, X)
     losses = np.log(np.exp(Z).sum(axis=0)).T - Z[at_labels(y)]  # (n,), or (n, K)
     correct = Z.argmax(axis=0) == y  # (n,), or (K, n)
@@ -210,7 +215,7 @@ def gradients(W, b, X, y, alpha) -> tuple[np.ndarray, np.ndarray]:
 
 
 def minibatches(rows, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield all `rows` in a new random order, `batch_size` at a time; the last may be fewer."""
+    """Yield all `rows` in a new random order, `batch_size` at a time; the last may hold fewer."""
     order = rng.permutation(rows)
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
@@ -232,7 +237,11 @@ def sgd(W, b, X, y, alpha, learning_rate, batches: Iterable) -> tuple[np.ndarray
 
 
 class Grid(NamedTuple):
-    """The hyperparameters to search, in ascending order; every epoch up to `epochs` is a point."""
+    """The hyperparameters to search, in ascending order.
+
+    A model is a batch size, a learning rate and an alpha; a point is a model after an epoch, so
+    every number of epochs from 1 to `epochs` is searched as well.
+    """
 
     batch_sizes: tuple[int, ...] = (8, 16, 32, 64)
     learning_rates: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05)
@@ -265,14 +274,17 @@ def split(n: int, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray
 
 
 def stacks_of(grid: Grid, seed: int) -> list[Stack]:
-    """Divide the grid's models into stacks: as few as MAX_STACK allows, but at least two.
+    """Divide the models of each batch size into as few stacks as MAX_STACK allows.
 
+    A single batch size is divided into two, if it has two models, so that two cores have work.
     Every stack draws its minibatches from `seed` and its batch size alone, so a model sees the same
     minibatches whatever else is in the grid.
     """
     learning_rates, alphas = np.array(grid.learning_rates, float), np.array(grid.alphas, float)
     n_models = len(learning_rates) * len(alphas)  # of each batch size
-    n_stacks = max(math.ceil(n_models / MAX_STACK), math.ceil(2 / len(grid.batch_sizes)))
+    n_stacks = math.ceil(n_models / MAX_STACK)
+    if len(grid.batch_sizes) == 1:
+        n_stacks = max(n_stacks, 2)
     stacks = []
     for i, batch_size in enumerate(grid.batch_sizes):
         for models in np.array_split(np.arange(n_models), min(n_stacks, n_models)):
@@ -284,12 +296,14 @@ def stacks_of(grid: Grid, seed: int) -> list[Stack]:
 
 
 def check_searchable(y, grid: Grid) -> None:
-    """Raise ValueError unless y holds labels, and the axes of the grid are sequences."""
+    """Raise ValueError unless y holds labels, and the grid sequences and a number of epochs."""
     if y.min() < 0 or y.max() >= CLASSES:
         raise ValueError(f"labels from {y.min()} to {y.max()}, not within 0 to {CLASSES - 1}")
     for name, axis in zip(grid._fields[:3], grid):
         if np.ndim(axis) != 1 or len(axis) == 0:
             raise ValueError(f"{name} of the grid: {axis!r} is not a sequence of numbers")
+    if grid.epochs < 1:
+        raise ValueError(f"epochs of the grid: {grid.epochs} is not a positive number")
 
 
 def search(
@@ -297,17 +311,18 @@ def search(
 ) -> tuple[Curves, np.ndarray, np.ndarray]:
     """Train the grid's models on the rows `train`, and evaluate them on `validation` every epoch.
 
-    Returns the curves, and each model's W and b after the first epoch of its lowest cross-entropy,
-    of shapes (m, CLASSES, batch sizes, learning rates, alphas) and (CLASSES, ...). The curves of a
-    diverging model end in NaN or infinity. The result depends on `seed`, not on `workers`.
+    Returns the curves, and each model's W and b from its best epoch: the one with the lowest
+    cross-entropy, the earliest if several are equal. Their shapes are (m, CLASSES, batch sizes,
+    learning rates, alphas) and (CLASSES, ...). The curves of a diverging model end in NaN or
+    infinity. The result depends on `seed`, not on `workers`.
 
     Calls `progress` before the first epoch and after every epoch, with the number of epochs done
     and two arrays of shape (batch sizes, learning rates, alphas): each model's lowest cross-entropy
-    so far, and the epoch of it. Raises ValueError if the labels or the grid are not valid.
+    so far, and the epoch that reached it. Raises ValueError if labels or grid are not valid.
     """
     check_searchable(y, grid)
     X_validation, y_validation = X[validation], y[validation]
-    stopped = threading.Event()
+    stopped = threading.Event()  # ends the running epochs at their next minibatch
 
     def train_epoch(stack: Stack, W, b) -> tuple:
         """Train a stack for one epoch from (W, b); return the new W, b, and their metrics."""
@@ -329,15 +344,17 @@ def search(
     pool = ThreadPoolExecutor(workers)
     try:
         progress(0, lowest.copy(), best_epoch.copy())
-        start = [(stack, best_W[stack.at], best_b[stack.at]) for stack in stacks]
-        futures = [pool.submit(train_epoch, *arguments) for arguments in start]
+        futures = []
+        for stack in stacks:
+            W, b = best_W[stack.at], best_b[stack.at]  # copies, which are zero
+            futures.append(pool.submit(train_epoch, stack, W, b))
         for epoch in range(1, grid.epochs + 1):
             metrics = np.empty((2, *shape))
             for s, stack in enumerate(stacks):
                 while not futures[s].done():
                     wait([futures[s]], timeout=0.5)  # without one, Windows defers Ctrl-C
                 W, b, (cross_entropy, accuracy) = futures[s].result()
-                if epoch < grid.epochs:
+                if epoch < grid.epochs:  # the stack's next epoch can start at once
                     futures[s] = pool.submit(train_epoch, stack, W, b)
                 at = stack.at
                 metrics[at] = cross_entropy, accuracy
@@ -368,8 +385,8 @@ def best_point(curves: Curves) -> tuple[int, int, int, int]:
 
 
 def preference(i: int, j: int, k: int, e: int) -> tuple[int, int, int, int]:
-    """Of equally good points the smallest wins: the one with the fewest epochs, then the largest
-    alpha, then the largest batch size, then the smallest learning rate."""
+    """A key that sorts equally good points: the fewest epochs first, then the largest alpha, then
+    the largest batch size, then the smallest learning rate."""
     return e, -k, -i, j
 
 
@@ -383,7 +400,7 @@ def run_experiment() -> None:
     options = parse_arguments()
     if options.output:
         check_writable(options.output)
-    X, y, X_test, y_test = load_verified(options.data_dir)
+    X, y, X_test, y_test = prepare_data(options.data_dir)
     rng = np.random.default_rng(options.seed)
     train, validation = split(len(X), options.validation_fraction, rng)
     grid = Grid(
@@ -395,7 +412,7 @@ def run_experiment() -> None:
     check_sizes(grid, train, validation)
     setup = {
         "seed": options.seed,
-        # Not where the project lies on this machine.
+        # Of the default folder only the name, because its full path differs between machines.
         "data_dir": DATA.name if options.data_dir == DATA else str(options.data_dir),
         "validation_fraction": options.validation_fraction,
         "grid": grid._asdict(),
@@ -412,7 +429,7 @@ def run_experiment() -> None:
         )
     except KeyboardInterrupt as interruption:
         if progress.best_so_far:
-            interruption.args += (progress.best_so_far,)
+            interruption.args += (progress.best_so_far,)  # which `run` prints
         raise
     seconds = time.monotonic() - progress.start
     log(f"searched in {seconds:.1f} s\n")
@@ -425,7 +442,7 @@ def run_experiment() -> None:
         **setup,
         "split": counts,
         "best": point(grid, i, j, k, e + 1),
-        "training": {"cross_entropy": mean_cross_entropy(W, b, X, y, train)},
+        "training": {"cross_entropy": cross_entropy_in_parts(W, b, X, y, train)},
         "validation": {
             "cross_entropy": float(curves.cross_entropy[i, j, k, e]),
             "accuracy": float(curves.accuracy[i, j, k, e]),
@@ -442,8 +459,8 @@ def run_experiment() -> None:
             log(f"Wrote {', '.join(RESULTS)} to {options.output}")
 
 
-def load_verified(data_dir: str | os.PathLike) -> tuple:
-    """`load` the data; the default folder is first completed and verified."""
+def prepare_data(data_dir: str | os.PathLike) -> tuple:
+    """Complete and verify the default folder; then `load` the data."""
     data_dir = os.path.realpath(data_dir)
     if data_dir == os.path.realpath(DATA):
         ensure(data_dir)
@@ -453,6 +470,7 @@ def load_verified(data_dir: str | os.PathLike) -> tuple:
 
 
 def ascending(values: Iterable) -> tuple:
+    """Sorted, without duplicates."""
     return tuple(sorted(set(values)))
 
 
@@ -468,8 +486,8 @@ def check_sizes(grid: Grid, train, validation) -> None:
         raise DataError(f"--batch-sizes {largest}: more than the {images}")
 
 
-def mean_cross_entropy(W, b, X, y, rows) -> float:
-    """The cross-entropy of `rows`, a part at a time: X[rows] would copy all those images."""
+def cross_entropy_in_parts(W, b, X, y, rows) -> float:
+    """The cross-entropy of `rows` of X and y, without a copy of all those images at once."""
     total = 0.0
     for start in range(0, len(rows), 10_000):
         part = rows[start : start + 10_000]
@@ -504,7 +522,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that a person would use."""
+    """In seconds, minutes or hours, whichever reads best."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 2 * 3600:
@@ -526,8 +544,8 @@ def point(grid: Grid, i: int, j: int, k: int, epochs: int) -> dict:
     }
 
 
-def described(point: dict) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in point.items())
+def described(best: dict) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in best.items())
 
 
 def heading(counts: dict[str, int], grid: Grid) -> str:
@@ -552,7 +570,7 @@ def report(results: dict, curves: Curves) -> str:
     lines = [*table(grid, curves), "", f"Best: {described(best)}", *edge_notes(grid, best)]
     if validation["cross_entropy"] >= guessing:
         lines.append(
-            f"Note: guessing is as good: its cross-entropy is log {CLASSES} = {guessing:.4f}"
+            f"Note: guessing does at least as well, with a cross-entropy of {guessing:.4f}"
         )
     lines += [
         "",
@@ -610,7 +628,7 @@ def check_writable(folder: Path) -> None:
     """Create the folder; fail before the search, not after it, if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Not by tempfile, which tries other names for hours on Windows.
+        # Not by tempfile: on Windows, it tries other names for hours if the folder is not writable.
         probe = folder / f".probe-{os.urandom(8).hex()}"
         probe.touch()
         probe.unlink()
@@ -631,10 +649,11 @@ def note_replacement(folder: Path, setup: dict) -> None:
         old = json.loads(path.read_text(encoding="utf-8"))
         differing = [name for name in setup if old[name] != setup[name]]
     except (OSError, ValueError, KeyError, TypeError):
-        log(f"Note: {path} is not from this version of the program and will be replaced")
+        log(f"Note: {path} is not from this version of the program; it will be replaced")
         return
     if differing:
-        log(f"Note: {path} has results for another {', '.join(differing)} and will be replaced")
+        what = ", ".join(differing)
+        log(f"Note: {path} has results of a run with different {what}; it will be replaced")
 
 
 def save(folder: Path, results: dict, curves: Curves, W: np.ndarray, b: np.ndarray) -> None:
@@ -646,7 +665,10 @@ def save(folder: Path, results: dict, curves: Curves, W: np.ndarray, b: np.ndarr
         np.savez(model, W=W, b=b)
         np.savez(curves_npz, **curves._asdict())
         for name in RESULTS:
-            os.replace(Path(temporary, name), folder / name)
+            try:
+                os.replace(Path(temporary, name), folder / name)
+            except OSError as error:
+                raise DataError(f"cannot replace {folder / name}: {error.strerror}") from None
 
 
 def number(kind: type, valid: Callable, wanted: str) -> Callable[[str], int | float]:
@@ -658,26 +680,20 @@ def number(kind: type, valid: Callable, wanted: str) -> Callable[[str], int | fl
         except ValueError:
             value = math.nan  # which is never valid
         if not valid(value):
-            hint = "; separate several values by blanks" if "," in text else ""
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}{hint}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
         return value
 
     return parse
 
 
-def folder(text: str) -> Path:
-    """An argparse type: the name of a folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("the name of the folder is empty")
-    return Path(text)
-
-
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line; exit with status 2 if it is invalid."""
-    count = number(int, lambda v: 1 <= v <= 10**9, "a whole number from 1 to 1000000000")
+    whole, spaces = "a whole number from 1 to 1000000000", "; separate several with spaces"
+    count = number(int, lambda v: 1 <= v <= 10**9, whole)
+    size = number(int, lambda v: 1 <= v <= 10**9, whole + spaces)
+    rate = number(float, lambda v: 0 < v < math.inf, "a finite number above 0" + spaces)
+    alpha = number(float, lambda v: 0 <= v < math.inf, "a finite number, 0 or more" + spaces)
     seed = number(int, lambda v: v >= 0, "a whole number, 0 or more")
-    rate = number(float, lambda v: 0 < v < math.inf, "a finite number above 0")
-    alpha = number(float, lambda v: 0 <= v < math.inf, "a finite number, 0 or more")
     fraction = number(float, lambda v: 0 < v < 1, "a number between 0 and 1")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
@@ -691,12 +707,12 @@ def parse_arguments() -> argparse.Namespace:
     )
 
     def several(values: tuple) -> str:
-        return f"separated by blanks (default: {' '.join(map(str, values))})"
+        return f"separated by spaces (default: {' '.join(map(str, values))})"
 
     # fmt: off
     grid, default = Grid(), "(default: %(default)s)"
     add = parser.add_argument
-    add("--batch-sizes", type=count, nargs="+", metavar="N", default=grid.batch_sizes,
+    add("--batch-sizes", type=size, nargs="+", metavar="N", default=grid.batch_sizes,
         help=f"minibatch sizes, {several(grid.batch_sizes)}")
     add("--learning-rates", type=rate, nargs="+", metavar="R", default=grid.learning_rates,
         help=f"learning rates, {several(grid.learning_rates)}")
@@ -709,12 +725,14 @@ def parse_arguments() -> argparse.Namespace:
     add("--seed", type=seed, metavar="N", default=0,
         help=f"random seed of the split and of the order of the examples {default}")
     add("--workers", type=count, metavar="N", default=cores,
-        help="training threads; each trains a stack of models of one minibatch size, up to "
-        f"{MAX_STACK}, so more threads than stacks bring nothing {default}")
-    add("--data-dir", type=folder, metavar="DIR", default=DATA,
-        help="folder with the four files; the default, %(default)s, is completed and verified, "
-        "any other is used unchanged")
-    add("--output", type=folder, metavar="DIR", help=f"write {', '.join(RESULTS)} to this folder")
+        help=f"training threads; a thread trains up to {MAX_STACK} models of one minibatch size "
+        "together. The default grid has four such stacks, a grid of one minibatch size has two, "
+        f"and more threads than stacks bring nothing {default}")
+    add("--data-dir", type=folder_name, metavar="DIR", default=DATA,
+        help="folder with the four files fashion_mnist_*.npy; the default, %(default)s, is "
+        "completed and verified, any other is used unchanged")
+    add("--output", type=folder_name, metavar="DIR",
+        help=f"write {', '.join(RESULTS)} to this folder")
     # fmt: on
     return parser.parse_args()
 
