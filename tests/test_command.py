@@ -311,6 +311,17 @@ def test_the_model_is_the_one_whose_metrics_are_printed(finished_run):
         assert results[part].get("accuracy", accuracy) == pytest.approx(accuracy), said
 
 
+def test_the_training_cross_entropy_is_the_mean_over_all_rows():
+    """It is computed in parts; the last part is smaller than the others."""
+    rng = np.random.default_rng(3)
+    X, y = rng.uniform(0, 1, (25_001, 3)), rng.integers(0, 10, 25_001)
+    W, b = rng.normal(0, 1, (3, 10)), rng.normal(0, 1, 10)
+    rows = np.flatnonzero(rng.uniform(0, 1, len(X)) < 0.9)
+    in_parts = softmax_sgd.mean_cross_entropy(W, b, X, y, rows)
+    at_once = softmax_sgd.cross_entropy(W, b, X[rows], y[rows])
+    assert in_parts == pytest.approx(at_once, rel=1e-9)
+
+
 def test_all_is_written_into_the_folder_and_nothing_else_anywhere(finished_run, tmp_path):
     """A relative name is one below the current folder, and --data-dir is recorded as given."""
     shutil.copytree(finished_run.own_files, tmp_path / "own")

@@ -26,7 +26,7 @@ def read(name):
 
 def numbers(text):
     """The numbers in a text; 84.50% is 0.845."""
-    found = re.findall(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?%?", text)
+    found = re.findall(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?%?", text)
     return [float(n.removesuffix("%")) / (100 if n.endswith("%") else 1) for n in found]
 
 
