@@ -36,11 +36,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = sys.executable, ROOT / "softmax_sgd.py"
 PARTS = "train_images", "train_labels", "test_images", "test_labels"
 NAMES = [f"fashion_mnist_{part}.npy" for part in PARTS]
-# The finished run below. Its winner has the indices (1, 2, 3, 7): no two are equal, and none is the
+# The finished run below. Its winner has the indices (1, 2, 3, 8): no two are equal, and none is the
 # first or the last of its axis. No axis is as long as another. The winner's highest accuracy is of
 # another epoch.
 GRID = softmax_sgd.Grid((4, 9, 16), (0.1, 0.4, 1.0, 4.0), (0.0, 0.001, 0.004, 0.02, 0.2), 10)
-SEED, FRACTION = 2, 0.3
+SEED, FRACTION = 3, 0.3
 
 # Whoever makes a mistake meets the test that names it before those that only notice it.
 FIRST = ("model", "gradients", "sgd", "search", "load", "assignment", "oracles")
@@ -110,7 +110,7 @@ def real(data_dir):
 def write_own_files(folder):
     """Write four small files of a user's own: 60 + 40 noisy images of 49 pixels."""
     folder.mkdir()
-    rng = np.random.default_rng(16)
+    rng = np.random.default_rng(21)
     looks = rng.uniform(0, 255, (10, 49))  # of the ten classes
     for n, images, labels in ((60, *NAMES[:2]), (40, *NAMES[2:])):
         y = rng.integers(0, 10, n)

@@ -46,217 +46,70 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-# --- What it prints -------------------------------------------------------------------------------
+# --- Options and their defaults -------------------------------------------------------------------
 
 
-def test_stdout_to_the_letter(finished_run):
-    assert (
-        finished_run.stdout
-        == """\
-Images: 42 training, 18 validation, 40 test
-Grid: 3 minibatch sizes x 4 learning rates x 5 alphas x 10 epochs = 600 points
+def test_the_options_reach_the_search(finished_run, monkeypatch, tmp_path):
+    """Each value of the grid once, in ascending order."""
+    calls, original = [], softmax_sgd.search
 
-The best models of each minibatch size (at most three), at their best epochs:
-batch size  learning rate  alpha  epochs  validation CE  accuracy
-         4            1.0   0.02       9         2.0043    50.00%
-         4            0.4   0.02       7         2.0114    44.44%
-         4            1.0  0.004       9         2.0491    55.56%
-         9            1.0   0.02       8         1.9597    50.00%
-         9            1.0  0.004       7         1.9818    55.56%
-         9            1.0  0.001       7         1.9970    55.56%
-        16            1.0   0.02       8         2.0460    50.00%
-        16            1.0  0.004       8         2.0484    55.56%
-        16            1.0  0.001       8         2.0563    55.56%
+    def search(X, y, train, validation, grid, seed, workers, progress):
+        calls.append((grid, seed, workers, len(validation)))
+        return original(X, y, train, validation, grid, seed, workers, progress)
 
-Best: batch size 9, learning rate 1.0, alpha 0.02, epochs 8
-
-Training cross-entropy: 0.2443
-Validation cross-entropy: 1.9597
-Validation accuracy: 50.00%
-Test cross-entropy (unregularized): 1.5136
-Test accuracy: 62.50%
-"""
+    monkeypatch.setattr(softmax_sgd, "search", search)
+    options = "--batch-sizes 16 8 16 --learning-rates .5 .1 .5 --alphas .3 0 .3 --epochs 7"
+    parse(
+        monkeypatch,
+        *options.split(),
+        *("--seed", 5, "--workers", 3, "--validation-fraction", 0.25),
+        *("--data-dir", finished_run.own_files),
     )
+    softmax_sgd.run_experiment()
+    assert calls == [(Grid((8, 16), (0.1, 0.5), (0.0, 0.3), 7), 5, 3, 15)]
 
 
-def test_stderr_to_the_letter_but_for_the_seconds(finished_run):
-    told = finished_run.stderr.replace(str(finished_run.own_files), "OWN")
-    told = told.replace(str(finished_run.output), "OUT")
-    live = r"(CE .*\n|\d+/\d+ epochs\n)*"  # if the machine is slow
-    assert re.fullmatch(
-        rf"Data: OWN\n{live}searched in \d+\.\d s\n\n"
-        r"Wrote results\.json, model\.npz, curves\.npz to OUT\n",
-        told,
+def test_the_defaults_can_be_typed_as_help_shows_them(monkeypatch):
+    shown = " ".join(command("--help").stdout.split())
+    typed = []
+    for entry in re.split(r" (?=--)", shown.partition(" options: ")[2]):
+        default = re.search(r"\(default: (.*?)\)", entry)
+        if default:
+            typed += [entry.split()[0], *default[1].split()]
+    assert len([word for word in typed if word.startswith("--")]) == 7, "a default is not shown"
+    again, default = vars(parse(monkeypatch, *typed)), vars(parse(monkeypatch))
+    for name in ("batch_sizes", "learning_rates", "alphas"):
+        again[name] = tuple(again[name])
+    assert again == default
+
+
+def test_there_is_a_worker_for_each_core_that_may_be_used(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5}, raising=False)
+    assert parse(monkeypatch).workers == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert parse(monkeypatch).workers == 7
+
+
+def copy_programs(folder):
+    folder.mkdir(exist_ok=True)
+    for program in ("softmax_sgd.py", "download_data.py"):
+        shutil.copy(ROOT / program, folder)
+    return folder
+
+
+@both
+def test_help_works_in_a_folder_of_any_name(tmp_path, program):
+    """Even if the output cannot show it."""
+    folder = copy_programs(tmp_path / "50 %(s für 木")
+    done = command(
+        "--help",
+        line=[sys.executable, folder / program],
+        env={"PYTHONIOENCODING": "ascii", "COLUMNS": "999"},
     )
-
-
-def test_the_heading_counts_in_the_singular_and_in_the_plural():
-    one = heading({"train": 1, "validation": 1, "test": 1}, Grid((8,), (0.1,), (0.0,), 1))
-    assert one == (
-        "Images: 1 training, 1 validation, 1 test\n"
-        "Grid: 1 minibatch size x 1 learning rate x 1 alpha x 1 epoch = 1 point\n"
-    )
-    many = heading({"train": 5, "validation": 4, "test": 3}, Grid((8, 9), (0.1, 0.2, 0.3), (0, 1)))
-    assert many == (
-        "Images: 5 training, 4 validation, 3 test\n"
-        "Grid: 2 minibatch sizes x 3 learning rates x 2 alphas x 60 epochs = 720 points\n"
-    )
-
-
-def reported(grid, cross_entropy, i, j, k, e):
-    """The lines of a report on these curves, whose accuracies are 0.00, 0.01, 0.02, ..."""
-    cross_entropy = np.array(cross_entropy, float)
-    curves = Curves(cross_entropy, np.arange(cross_entropy.size).reshape(cross_entropy.shape) / 100)
-    results = {
-        "grid": grid._asdict(),
-        "best": softmax_sgd.point(grid, i, j, k, e + 1),
-        "training": {"cross_entropy": 0.25},
-        "validation": {"cross_entropy": cross_entropy[i, j, k, e], "accuracy": 0.5},
-        "test": {"cross_entropy": 0.75, "accuracy": 0.625},
-    }
-    return report(results, curves).splitlines()
-
-
-def test_the_table_has_each_model_at_its_best_epoch_and_those_that_diverged_last():
-    grid = Grid((32,), (0.1, 0.25), (0.0, 1e-05), 3)
-    curves = [[[[3, 1.23456, 2], [9, 8, 7]], [[4, 5, 4], [1, 2, np.inf]]]]
-    assert reported(grid, curves, 0, 0, 0, 1)[1:6] == [
-        "batch size  learning rate  alpha  epochs  validation CE  accuracy",
-        "        32            0.1    0.0       2         1.2346     1.00%",
-        "        32           0.25    0.0       1         4.0000     6.00%",
-        "        32            0.1  1e-05       3         7.0000     5.00%",
-        "        32           0.25  1e-05               diverged",
-    ]
-
-
-def test_of_equal_models_the_table_lists_first_what_would_win():
-    """That is the one with the fewest epochs, then the largest alpha, then the smallest rate."""
-    grid = Grid((32,), (0.1, 0.2), (0.0, 0.5), 2)
-    curves = np.array([[[[2, 1], [2, 1]], [[1, 2], [2, 1]]]])
-    rows = reported(grid, curves, *best_point(Curves(curves, curves)))[2:5]
-    listed = [tuple(map(float, row.split()[1:4])) for row in rows]
-    assert listed == [(0.2, 0.0, 1), (0.1, 0.5, 2), (0.2, 0.5, 2)]
-
-
-EDGES = Grid((8, 16, 32), (0.1, 0.2, 0.3), (0.01, 0.02, 0.03), 3)
-LIMITS = Grid((1, 2, 3), (0.1, 0.2, 0.3), (0.0, 0.01, 0.02), 3)
-NOTES = [
-    (EDGES, (1, 1, 1, 1), []),
-    (
-        EDGES,
-        (0, 0, 0, 2),
-        [
-            "Note: the best batch size, 8, is at the edge of the grid; "
-            "try a smaller one (--batch-sizes)",
-            "Note: the best learning rate, 0.1, is at the edge of the grid; "
-            "try a smaller one (--learning-rates)",
-            "Note: the best alpha, 0.01, is at the edge of the grid; try a smaller one (--alphas)",
-            "Note: the best number of epochs, 3, is at the edge of the grid; "
-            "try a larger one (--epochs)",
-        ],
-    ),
-    (
-        EDGES,
-        (2, 2, 2, 1),
-        [
-            "Note: the best batch size, 32, is at the edge of the grid; "
-            "try a larger one (--batch-sizes)",
-            "Note: the best learning rate, 0.3, is at the edge of the grid; "
-            "try a larger one (--learning-rates)",
-            "Note: the best alpha, 0.03, is at the edge of the grid; try a larger one (--alphas)",
-        ],
-    ),
-    (LIMITS, (0, 1, 0, 0), []),  # nothing is below a batch of 1, alpha = 0, and one epoch
-    (Grid((8,), (0.1,), (0.5,), 1), (0, 0, 0, 0), []),  # nothing was compared
-]
-
-
-@pytest.mark.parametrize(("grid", "best", "notes"), NOTES)
-def test_a_best_value_at_the_edge_is_noted_with_what_to_do(grid, best, notes):
-    curves = np.full([*map(len, grid[:3]), grid.epochs], 0.5)
-    assert [line for line in reported(grid, curves, *best) if "edge" in line] == notes
-
-
-@pytest.mark.parametrize(("cross_entropy", "noted"), [(2.3026, True), (2.3025, False)])
-def test_a_model_no_better_than_guessing_is_noted(cross_entropy, noted):
-    lines = reported(Grid((8,), (0.1,), (0.5,), 1), [[[[cross_entropy]]]], 0, 0, 0, 0)
-    note = "Note: guessing is as good: its cross-entropy is log 10 = 2.3026"
-    assert (note in lines) == noted
-
-
-# --- Progress -------------------------------------------------------------------------------------
-
-
-def progress_line(monkeypatch, epochs, seconds):
-    """The line after so many of 1000 epochs, which took so many seconds."""
-    lines = []
-    monkeypatch.setattr(softmax_sgd, "log", lambda line, live: lines.append(line))
-    progress = Progress(GRID._replace(epochs=1000))
-    progress.start -= seconds
-    shape = [*map(len, GRID[:3])]
-    lowest, best_epoch = np.full(shape, np.inf if epochs == 0 else 0.5), np.full(shape, 9)
-    if epochs > 0:
-        lowest[1, 0, 2], best_epoch[1, 0, 2] = 0.43219, 7
-    progress(epochs, lowest, best_epoch)
-    return lines.pop()
-
-
-@pytest.mark.parametrize(
-    ("epochs", "seconds", "left"),
-    [(500, 119, "119 s"), (500, 121, "2 min"), (250, 2340, "117 min"), (250, 2460, "2 h")],
-)
-def test_progress_tells_the_cross_entropy_the_time_left_and_the_best_point(
-    monkeypatch, epochs, seconds, left
-):
-    size, rate, alpha = GRID.batch_sizes[1], GRID.learning_rates[0], GRID.alphas[2]
-    assert progress_line(monkeypatch, epochs, seconds) == (
-        f"CE 0.4322, {epochs}/1000 epochs, {left} left; "
-        f"size {size}, rate {rate}, alpha {alpha}, epoch 7"
-    )
-
-
-def test_progress_begins_before_the_first_epoch(monkeypatch):
-    assert progress_line(monkeypatch, 0, 0) == "0/1000 epochs"
-
-
-class Terminal:
-    """A run of the program whose stderr is a terminal of so many columns."""
-
-    def __init__(self, columns, *arguments, **options):
-        import fcntl
-        import pty
-        import struct
-        import termios
-
-        self.leader, follower = pty.openpty()
-        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
-        self.child = start(*arguments, stderr=follower, **options)
-        os.close(follower)
-        self.shown = ""
-
-    def read_until(self, pattern):
-        """Read on until `pattern` is shown, or if it is None, until the program ends."""
-        deadline = time.monotonic() + 60
-        while pattern is None or not re.search(pattern, self.shown):
-            ready, _, _ = select.select([self.leader], [], [], deadline - time.monotonic())
-            assert ready, f"{pattern!r} is not shown within a minute: {self.shown!r}"
-            try:
-                piece = os.read(self.leader, 100_000)
-            except OSError:  # how Linux tells the end
-                piece = b""
-            if not piece:
-                assert pattern is None, f"ended without {pattern!r}: {self.shown!r}"
-                return
-            self.shown += piece.decode()
-
-    def lines(self):
-        return [line.strip() for line in re.split("[\r\n]", self.shown) if line.strip()]
-
-    def close(self):
-        self.child.kill()
-        self.child.stdout.close()
-        self.child.wait()
-        os.close(self.leader)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: {program}")
+    assert "50 %(s f\\xfcr \\u6728" in done.stdout, "the default folder is not shown"
 
 
 # --- What it writes -------------------------------------------------------------------------------
@@ -309,6 +162,17 @@ def test_the_model_is_the_one_whose_metrics_are_printed(finished_run):
         said = f"{part}: not the metrics of W and b in model.npz"
         assert results[part]["cross_entropy"] == pytest.approx(cross_entropy, rel=1e-5), said
         assert results[part].get("accuracy", accuracy) == pytest.approx(accuracy), said
+
+
+def test_the_training_cross_entropy_is_the_mean_over_all_rows():
+    """It is computed in parts; the last part is smaller than the others."""
+    rng = np.random.default_rng(3)
+    X, y = rng.uniform(0, 1, (25_001, 3)), rng.integers(0, 10, 25_001)
+    W, b = rng.normal(0, 1, (3, 10)), rng.normal(0, 1, 10)
+    rows = np.flatnonzero(rng.uniform(0, 1, len(X)) < 0.9)
+    in_parts = softmax_sgd.mean_cross_entropy(W, b, X, y, rows)
+    at_once = softmax_sgd.cross_entropy(W, b, X[rows], y[rows])
+    assert in_parts == pytest.approx(at_once, rel=1e-9)
 
 
 def test_all_is_written_into_the_folder_and_nothing_else_anywhere(finished_run, tmp_path):
@@ -440,6 +304,188 @@ def test_a_folder_that_cannot_be_written_fails_before_the_search(own_files, tmp_
     assert sorted(tmp_path.rglob("*")) == before
 
 
+# --- What it prints -------------------------------------------------------------------------------
+
+
+def test_the_heading_counts_in_the_singular_and_in_the_plural():
+    one = heading({"train": 1, "validation": 1, "test": 1}, Grid((8,), (0.1,), (0.0,), 1))
+    assert one == (
+        "Images: 1 training, 1 validation, 1 test\n"
+        "Grid: 1 minibatch size x 1 learning rate x 1 alpha x 1 epoch = 1 point\n"
+    )
+    many = heading({"train": 5, "validation": 4, "test": 3}, Grid((8, 9), (0.1, 0.2, 0.3), (0, 1)))
+    assert many == (
+        "Images: 5 training, 4 validation, 3 test\n"
+        "Grid: 2 minibatch sizes x 3 learning rates x 2 alphas x 60 epochs = 720 points\n"
+    )
+
+
+def reported(grid, cross_entropy, i, j, k, e):
+    """The lines of a report on these curves, whose accuracies are 0.00, 0.01, 0.02, ..."""
+    cross_entropy = np.array(cross_entropy, float)
+    curves = Curves(cross_entropy, np.arange(cross_entropy.size).reshape(cross_entropy.shape) / 100)
+    results = {
+        "grid": grid._asdict(),
+        "best": softmax_sgd.point(grid, i, j, k, e + 1),
+        "training": {"cross_entropy": 0.25},
+        "validation": {"cross_entropy": cross_entropy[i, j, k, e], "accuracy": 0.5},
+        "test": {"cross_entropy": 0.75, "accuracy": 0.625},
+    }
+    return report(results, curves).splitlines()
+
+
+def test_the_table_has_each_model_at_its_best_epoch_and_those_that_diverged_last():
+    grid = Grid((32,), (0.1, 0.25), (0.0, 1e-05), 3)
+    curves = [[[[3, 1.23456, 2], [9, 8, 7]], [[4, 5, 4], [1, 2, np.inf]]]]
+    assert reported(grid, curves, 0, 0, 0, 1)[1:6] == [
+        "batch size  learning rate  alpha  epochs  validation CE  accuracy",
+        "        32            0.1    0.0       2         1.2346     1.00%",
+        "        32           0.25    0.0       1         4.0000     6.00%",
+        "        32            0.1  1e-05       3         7.0000     5.00%",
+        "        32           0.25  1e-05               diverged",
+    ]
+
+
+def test_of_equal_models_the_table_lists_first_what_would_win():
+    """That is the one with the fewest epochs, then the largest alpha, then the smallest rate."""
+    grid = Grid((32,), (0.1, 0.2), (0.0, 0.5), 2)
+    curves = np.array([[[[2, 1], [2, 1]], [[1, 2], [2, 1]]]])
+    rows = reported(grid, curves, *best_point(Curves(curves, curves)))[2:5]
+    listed = [tuple(map(float, row.split()[1:4])) for row in rows]
+    assert listed == [(0.2, 0.0, 1), (0.1, 0.5, 2), (0.2, 0.5, 2)]
+
+
+EDGES = Grid((8, 16, 32), (0.1, 0.2, 0.3), (0.01, 0.02, 0.03), 3)
+LIMITS = Grid((1, 2, 3), (0.1, 0.2, 0.3), (0.0, 0.01, 0.02), 3)
+NOTES = [
+    (EDGES, (1, 1, 1, 1), []),
+    (
+        EDGES,
+        (0, 0, 0, 2),
+        [
+            "Note: the best batch size, 8, is at the edge of the grid; "
+            "try a smaller one (--batch-sizes)",
+            "Note: the best learning rate, 0.1, is at the edge of the grid; "
+            "try a smaller one (--learning-rates)",
+            "Note: the best alpha, 0.01, is at the edge of the grid; try a smaller one (--alphas)",
+            "Note: the best number of epochs, 3, is at the edge of the grid; "
+            "try a larger one (--epochs)",
+        ],
+    ),
+    (
+        EDGES,
+        (2, 2, 2, 1),
+        [
+            "Note: the best batch size, 32, is at the edge of the grid; "
+            "try a larger one (--batch-sizes)",
+            "Note: the best learning rate, 0.3, is at the edge of the grid; "
+            "try a larger one (--learning-rates)",
+            "Note: the best alpha, 0.03, is at the edge of the grid; try a larger one (--alphas)",
+        ],
+    ),
+    (LIMITS, (0, 1, 0, 0), []),  # nothing is below a batch of 1, alpha = 0, and one epoch
+    (Grid((8,), (0.1,), (0.5,), 1), (0, 0, 0, 0), []),  # nothing was compared
+]
+
+
+@pytest.mark.parametrize(("grid", "best", "notes"), NOTES)
+def test_a_best_value_at_the_edge_is_noted_with_what_to_do(grid, best, notes):
+    curves = np.full([*map(len, grid[:3]), grid.epochs], 0.5)
+    assert [line for line in reported(grid, curves, *best) if "edge" in line] == notes
+
+
+@pytest.mark.parametrize(("cross_entropy", "noted"), [(2.3026, True), (2.3025, False)])
+def test_a_model_no_better_than_guessing_is_noted(cross_entropy, noted):
+    lines = reported(Grid((8,), (0.1,), (0.5,), 1), [[[[cross_entropy]]]], 0, 0, 0, 0)
+    note = "Note: guessing is as good: its cross-entropy is log 10 = 2.3026"
+    assert (note in lines) == noted
+
+
+def test_the_metrics_are_each_in_their_place():
+    """Of training, then of validation, and those of the test set last."""
+    lines = reported(Grid((8,), (0.1,), (0.5,), 1), [[[[0.375]]]], 0, 0, 0, 0)[-5:]
+    assert [line.split()[0] for line in lines] == [
+        *("Training", "Validation", "Validation", "Test", "Test")
+    ]
+    shown = [line.rpartition(": ")[2] for line in lines]
+    assert shown == ["0.2500", "0.3750", "50.00%", "0.7500", "62.50%"]
+
+
+# --- Progress -------------------------------------------------------------------------------------
+
+
+def progress_line(monkeypatch, epochs, seconds):
+    """The line after so many of 1000 epochs, which took so many seconds."""
+    lines = []
+    monkeypatch.setattr(softmax_sgd, "log", lambda line, live: lines.append(line))
+    progress = Progress(GRID._replace(epochs=1000))
+    progress.start -= seconds
+    shape = [*map(len, GRID[:3])]
+    lowest, best_epoch = np.full(shape, np.inf if epochs == 0 else 0.5), np.full(shape, 9)
+    if epochs > 0:
+        lowest[1, 0, 2], best_epoch[1, 0, 2] = 0.43219, 7
+    progress(epochs, lowest, best_epoch)
+    return lines.pop()
+
+
+@pytest.mark.parametrize(
+    ("epochs", "seconds", "left"),
+    [(500, 119, "119 s"), (500, 121, "2 min"), (250, 2340, "117 min"), (250, 2460, "2 h")],
+)
+def test_progress_tells_the_cross_entropy_the_time_left_and_the_best_point(
+    monkeypatch, epochs, seconds, left
+):
+    size, rate, alpha = GRID.batch_sizes[1], GRID.learning_rates[0], GRID.alphas[2]
+    assert progress_line(monkeypatch, epochs, seconds) == (
+        f"CE 0.4322, {epochs}/1000 epochs, {left} left; "
+        f"size {size}, rate {rate}, alpha {alpha}, epoch 7"
+    )
+
+
+def test_progress_begins_before_the_first_epoch(monkeypatch):
+    assert progress_line(monkeypatch, 0, 0) == "0/1000 epochs"
+
+
+class Terminal:
+    """A run of the program whose stderr is a terminal of so many columns."""
+
+    def __init__(self, columns, *arguments, **options):
+        import fcntl
+        import pty
+        import struct
+        import termios
+
+        self.leader, follower = pty.openpty()
+        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+        self.child = start(*arguments, stderr=follower, **options)
+        os.close(follower)
+        self.shown = ""
+
+    def read_until(self, pattern):
+        """Read on until `pattern` is shown, or if it is None, until the program ends."""
+        deadline = time.monotonic() + 60
+        while pattern is None or not re.search(pattern, self.shown):
+            ready, _, _ = select.select([self.leader], [], [], deadline - time.monotonic())
+            assert ready, f"{pattern!r} is not shown within a minute: {self.shown!r}"
+            try:
+                piece = os.read(self.leader, 100_000)
+            except OSError:  # how Linux tells the end
+                piece = b""
+            if not piece:
+                assert pattern is None, f"ended without {pattern!r}: {self.shown!r}"
+                return
+            self.shown += piece.decode()
+
+    def lines(self):
+        return [line.strip() for line in re.split("[\r\n]", self.shown) if line.strip()]
+
+    def close(self):
+        self.child.kill()
+        self.child.stdout.close()
+        self.child.wait()
+        os.close(self.leader)
+
+
 # --- What it refuses ------------------------------------------------------------------------------
 
 COUNT = "is not a whole number from 1 to 1000000000"
@@ -484,6 +530,12 @@ def test_a_wrong_option_is_named_after_the_usage(monkeypatch, capsys, arguments)
     assert shown.out == ""
 
 
+def test_the_process_ends_with_the_status_for_a_wrong_option():
+    done = command("--epochs", 0)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+
+
 def test_the_ends_of_the_ranges_are_allowed(monkeypatch):
     options = parse(monkeypatch, "--epochs", 1, "--seed", 0, "--alphas", 0, "--workers", 1)
     assert (options.epochs, options.seed, options.alphas, options.workers) == (1, 0, [0], 1)
@@ -516,72 +568,6 @@ def test_what_does_not_fit_the_data_is_named(own_files, tmp_path, arguments):
 def test_a_minibatch_may_hold_all_images(own_files):
     done = command(*ONE_MODEL, "--data-dir", own_files, "--batch-sizes", 48)
     assert done.returncode == 0
-
-
-# --- Options and their defaults -------------------------------------------------------------------
-
-
-def test_the_options_reach_the_search(finished_run, monkeypatch, tmp_path):
-    """Each value of the grid once, in ascending order."""
-    calls, original = [], softmax_sgd.search
-
-    def search(X, y, train, validation, grid, seed, workers, progress):
-        calls.append((grid, seed, workers, len(validation)))
-        return original(X, y, train, validation, grid, seed, workers, progress)
-
-    monkeypatch.setattr(softmax_sgd, "search", search)
-    options = "--batch-sizes 16 8 16 --learning-rates .5 .1 .5 --alphas .3 0 .3 --epochs 7"
-    parse(
-        monkeypatch,
-        *options.split(),
-        *("--seed", 5, "--workers", 3, "--validation-fraction", 0.25),
-        *("--data-dir", finished_run.own_files),
-    )
-    softmax_sgd.run_experiment()
-    assert calls == [(Grid((8, 16), (0.1, 0.5), (0.0, 0.3), 7), 5, 3, 15)]
-
-
-def test_the_defaults_can_be_typed_as_help_shows_them(monkeypatch):
-    shown = " ".join(command("--help").stdout.split())
-    typed = []
-    for entry in re.split(r" (?=--)", shown.partition(" options: ")[2]):
-        default = re.search(r"\(default: (.*?)\)", entry)
-        if default:
-            typed += [entry.split()[0], *default[1].split()]
-    assert len([word for word in typed if word.startswith("--")]) == 7, "a default is not shown"
-    again, default = vars(parse(monkeypatch, *typed)), vars(parse(monkeypatch))
-    for name in ("batch_sizes", "learning_rates", "alphas"):
-        again[name] = tuple(again[name])
-    assert again == default
-
-
-def test_there_is_a_worker_for_each_core_that_may_be_used(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 7)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5}, raising=False)
-    assert parse(monkeypatch).workers == 3
-    monkeypatch.delattr(os, "sched_getaffinity")
-    assert parse(monkeypatch).workers == 7
-
-
-def copy_programs(folder):
-    folder.mkdir(exist_ok=True)
-    for program in ("softmax_sgd.py", "download_data.py"):
-        shutil.copy(ROOT / program, folder)
-    return folder
-
-
-@both
-def test_help_works_in_a_folder_of_any_name(tmp_path, program):
-    """Even if the output cannot show it."""
-    folder = copy_programs(tmp_path / "50 %(s für 木")
-    done = command(
-        "--help",
-        line=[sys.executable, folder / program],
-        env={"PYTHONIOENCODING": "ascii", "COLUMNS": "999"},
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"usage: {program}")
-    assert "50 %(s f\\xfcr \\u6728" in done.stdout, "the default folder is not shown"
 
 
 # --- Where it runs --------------------------------------------------------------------------------
@@ -718,7 +704,7 @@ def test_an_interrupted_search_names_its_best_point(finished_run, tmp_path, sent
         stdout = terminal.child.stdout.read()
     finally:
         terminal.close()
-    assert terminal.child.returncode == status
+    assert terminal.child.returncode == status, terminal.lines()[-1]
     assert "Test" not in stdout, "the test set was used"
     assert list(output.iterdir()) == [], "something was written"
 
@@ -758,6 +744,8 @@ def test_interrupted_in_mid_epoch_it_ends_at_once(own_files, tmp_path, sent, sta
                 child.send_signal(sent)
             stdout, stderr = child.communicate(timeout=20)
             seconds = time.monotonic() - begin
+        except subprocess.TimeoutExpired:
+            pytest.fail("20 s after the signal, the search goes on")
         finally:
             child.kill()
     assert child.returncode == status
@@ -798,3 +786,47 @@ def test_a_full_disk_under_stdout_is_told(finished_run):
         done = command(*ONE_MODEL, "--data-dir", finished_run.own_files, stdout=full)
     assert done.returncode == 1
     assert done.stderr.endswith("cannot write the results: No space left on device\n")
+
+
+# --- To the letter --------------------------------------------------------------------------------
+
+
+def test_stdout_to_the_letter(finished_run):
+    assert (
+        finished_run.stdout
+        == """\
+Images: 42 training, 18 validation, 40 test
+Grid: 3 minibatch sizes x 4 learning rates x 5 alphas x 10 epochs = 600 points
+
+The best models of each minibatch size (at most three), at their best epochs:
+batch size  learning rate  alpha  epochs  validation CE  accuracy
+         4            1.0   0.02       9         2.0043    50.00%
+         4            0.4   0.02       7         2.0114    44.44%
+         4            1.0  0.004       9         2.0491    55.56%
+         9            1.0   0.02       8         1.9597    50.00%
+         9            1.0  0.004       7         1.9818    55.56%
+         9            1.0  0.001       7         1.9970    55.56%
+        16            1.0   0.02       8         2.0460    50.00%
+        16            1.0  0.004       8         2.0484    55.56%
+        16            1.0  0.001       8         2.0563    55.56%
+
+Best: batch size 9, learning rate 1.0, alpha 0.02, epochs 8
+
+Training cross-entropy: 0.2443
+Validation cross-entropy: 1.9597
+Validation accuracy: 50.00%
+Test cross-entropy (unregularized): 1.5136
+Test accuracy: 62.50%
+"""
+    )
+
+
+def test_stderr_to_the_letter_but_for_the_seconds(finished_run):
+    told = finished_run.stderr.replace(str(finished_run.own_files), "OWN")
+    told = told.replace(str(finished_run.output), "OUT")
+    live = r"(CE .*\n|\d+/\d+ epochs\n)*"  # if the machine is slow
+    assert re.fullmatch(
+        rf"Data: OWN\n{live}searched in \d+\.\d s\n\n"
+        r"Wrote results\.json, model\.npz, curves\.npz to OUT\n",
+        told,
+    )

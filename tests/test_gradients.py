@@ -1,18 +1,34 @@
 """The gradients are the slopes of the loss: in each coordinate of W and of b, to six digits.
 
-The loss is measured a little above and a little below each coordinate; the slope between the two,
-a central difference, is what `gradients` must say. Three things make the check sharp: it is done
+The loss is measured a little above and a little below each coordinate. The slope between the two,
+a central difference, is what `gradients` must return. Three things make the check sharp: it is done
 in float64, at random weights far from zero, and with a large alpha as well as with none.
 
 `problem`, from conftest.py, is such a place: 13 images X of 5 pixels, labels y of 4 classes, and
-W, b and alpha of one model, or of a stack of three models that are trained side by side.
+W, b and alpha of one model, or of a stack of three models that are trained together.
 """
 
 import numpy as np
 import pytest
-from conftest import LARGE
+from conftest import assert_right
 
-from softmax_sgd import gradients, loss
+from softmax_sgd import cross_entropy_gradients, gradients, loss, softmax
+
+LARGE = 3.0  # an alpha that dominates the gradient
+
+MISTAKES = [
+    "Ŷ - Y has the wrong sign",
+    "alpha is missing",
+    "alpha is divided by n",
+    "alpha has the wrong sign",
+    "alpha is doubled",
+    "the biases are penalised",
+    "the bias gradient is summed over the classes",
+    "the bias gradient has the wrong sign",
+    "the gradients are summed over the examples, not averaged",
+    "the predictions are made one-hot",
+    "the labels are not subtracted",
+]
 
 
 def central_differences(f, array, h=1e-5):
@@ -28,19 +44,6 @@ def central_differences(f, array, h=1e-5):
     return slope
 
 
-# What is often had in place of the right dW and db.
-MISTAKES = {
-    "Ŷ - Y has the wrong sign": lambda dW, db, p, alpha: (2 * alpha * p.W - dW, -db),
-    "alpha is missing": lambda dW, db, p, alpha: (dW - alpha * p.W, db),
-    "alpha is divided by n": lambda dW, db, p, alpha: (dW - alpha * p.W * (1 - 1 / len(p.X)), db),
-    "alpha has the wrong sign": lambda dW, db, p, alpha: (dW - 2 * alpha * p.W, db),
-    "the bias is penalised": lambda dW, db, p, alpha: (dW, db + alpha * p.b),
-    "the bias gradient is summed over the classes": lambda dW, db, p, alpha: (dW, 0 * db),
-    "the bias gradient has the wrong sign": lambda dW, db, p, alpha: (dW, -db),
-    "all is summed over the examples": lambda dW, db, p, alpha: (dW * len(p.X), db * len(p.X)),
-}
-
-
 def slopes(p, alpha):
     """What dW and db must be."""
 
@@ -50,15 +53,49 @@ def slopes(p, alpha):
     return central_differences(total, p.W), central_differences(total, p.b)
 
 
+def with_mistake(mistake, dW, db, p, alpha):
+    """What the right dW and db become by a mistake."""
+    n, c = len(p.X), len(p.b)
+    decay = alpha * p.W
+    if mistake == "Ŷ - Y has the wrong sign":
+        return 2 * decay - dW, -db
+    if mistake == "alpha is missing":
+        return dW - decay, db
+    if mistake == "alpha is divided by n":
+        return dW - decay + decay / n, db
+    if mistake == "alpha has the wrong sign":
+        return dW - 2 * decay, db
+    if mistake == "alpha is doubled":
+        return dW + decay, db
+    if mistake == "the biases are penalised":
+        return dW, db + alpha * p.b
+    if mistake == "the bias gradient is summed over the classes":
+        return dW, 0 * db
+    if mistake == "the bias gradient has the wrong sign":
+        return dW, -db
+    if mistake == "the gradients are summed over the examples, not averaged":
+        return (dW - decay) * n + decay, db * n
+    yhat = softmax(p.W, p.b, p.X)  # (c, n), or (c, K, n)
+    if mistake == "the predictions are made one-hot":
+        one_hot = np.moveaxis(np.eye(c)[yhat.argmax(axis=0)], -1, 0)
+        return dW + image_means(p, one_hot - yhat), db + (one_hot - yhat).mean(axis=-1)
+    if mistake == "the labels are not subtracted":
+        return image_means(p, yhat) + decay, yhat.mean(axis=-1)
+    raise ValueError(mistake)
+
+
+def image_means(p, D):
+    """XᵀD/n for D of the shape of ŷ."""
+    return np.moveaxis(np.tensordot(D, p.X, axes=(-1, 0)), -1, 0) / len(p.X)
+
+
 def check(ours, p, alpha):
-    right, guess = slopes(p, alpha), []
-    for mistake, wrong in MISTAKES.items():
-        if all(np.allclose(a, b, 1e-6, 1e-9) for a, b in zip(ours, wrong(*right, p, alpha))):
-            guess.append(mistake)
-    for name, gradient, slope in zip(("dW", "db"), ours, right):
-        said = f"{name} is not the slope of the loss at alpha = {alpha}; a guess: {guess}"
-        assert gradient.shape == slope.shape, said
-        np.testing.assert_allclose(gradient, slope, rtol=1e-6, atol=1e-10, err_msg=said)
+    dW, db = slopes(p, alpha)
+    named = {mistake: with_mistake(mistake, dW, db, p, alpha) for mistake in MISTAKES}
+    mistakes = {mistake: dict(zip(("dW", "db"), wrong)) for mistake, wrong in named.items()}
+    assert_right(
+        dict(zip(("dW", "db"), ours)), {"dW": dW, "db": db}, mistakes, rtol=1e-6, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.0, LARGE])
@@ -77,11 +114,23 @@ def test_they_are_right_on_a_batch_of_any_size_and_for_an_alpha_of_each_model(pr
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_the_check_names_the_mistake(problem, mistake):
     p = problem
-    with pytest.raises(AssertionError, match=mistake):
-        check(MISTAKES[mistake](*slopes(p, p.alpha), p, p.alpha), p, p.alpha)
+    wrong = with_mistake(mistake, *slopes(p, p.alpha), p, p.alpha)
+    with pytest.raises(pytest.fail.Exception, match=f"exactly as if {mistake}\n"):
+        check(wrong, p, p.alpha)
 
 
-def test_an_uncertain_prediction_teaches_though_it_is_right():
-    W, b, X, y = np.array([[0.1, 0.0]]), np.zeros(2), np.array([[1.0]]), np.array([0])
-    dW, _ = gradients(W, b, X, y, 0.0)
-    np.testing.assert_allclose(dW, [[-0.475, 0.475]], atol=1e-3, err_msg="one-hot predictions?")
+def test_scale_multiplies_the_gradients_without_alpha(problem):
+    """It is the learning rate where they train: a number, or one for each model."""
+    p, scale = problem, 0.7 * problem.alpha
+    dW, db = gradients(p.W, p.b, p.X, p.y, 0.0)
+    ours = cross_entropy_gradients(p.W, p.b, p.X, p.y, scale)
+    mistakes = {
+        "the scale is ignored": {"dW": dW, "db": db},
+        "the scale leaves db out": {"dW": scale * dW, "db": db},
+        "the scale leaves dW out": {"dW": dW, "db": scale * db},
+        "the models have each other's scales": {
+            "dW": np.flip(scale) * dW,
+            "db": np.flip(scale) * db,
+        },
+    }
+    assert_right(dict(zip(("dW", "db"), ours)), {"dW": scale * dW, "db": scale * db}, mistakes)

@@ -1,79 +1,241 @@
-"""Lemmas on the softmax, the cross-entropy, the regularised loss and the accuracy."""
+"""Lemmas on the softmax, the cross-entropy, the accuracy and the regularised loss.
+
+Each is compared with its formula, written out in the plainest NumPy. Where a function is wrong in a
+known way, the message names that mistake.
+"""
 
 import numpy as np
 import pytest
+from conftest import assert_right
 
-from softmax_sgd import cross_entropy, evaluate, gradients, logits, loss, sgd, softmax
+from softmax_sgd import (
+    cross_entropy,
+    cross_entropy_gradients,
+    evaluate,
+    gradients,
+    logits,
+    loss,
+    sgd,
+    softmax,
+)
+
+
+def test_probabilities_of_each_example_sum_to_1(problem):
+    yhat = softmax(problem.W, problem.b, problem.X)
+    axes = ["classes", "models", "examples"] if yhat.ndim == 3 else ["classes", "examples"]
+    sums = [axis for a, axis in enumerate(axes) if np.allclose(yhat.sum(axis=a), 1)]
+    assert sums == ["classes"], f"sums to 1 over {sums}, must be over the classes, the first axis"
+    assert yhat.shape == (*problem.b.shape, len(problem.X))
+
+
+SOFTMAX_MISTAKES = [
+    "the biases are left out",
+    "exp is left out",
+    "the softmax is over the examples",
+    "the logits are divided by the number of pixels",
+]
+
+
+def softmax_by_formula(p, mistake=None):
+    """ŷ of equation (1), of shape (c, n), or (c, K, n)."""
+    Z = np.tensordot(p.W, p.X, axes=(0, 1))
+    if mistake == "the logits are divided by the number of pixels":
+        Z = Z / len(p.W)
+    if mistake != "the biases are left out":
+        Z = Z + p.b[..., None]
+    if mistake == "exp is left out":
+        return Z / Z.sum(axis=0)
+    if mistake == "the softmax is over the examples":
+        return np.exp(Z) / np.exp(Z).sum(axis=-1, keepdims=True)
+    return np.exp(Z) / np.exp(Z).sum(axis=0)
+
+
+def test_softmax_is_equation_1(problem):
+    p = problem
+    assert_right(
+        {"ŷ": softmax(p.W, p.b, p.X)},
+        {"ŷ": softmax_by_formula(p)},
+        {mistake: {"ŷ": softmax_by_formula(p, mistake)} for mistake in SOFTMAX_MISTAKES},
+    )
+
+
+EVALUATE_MISTAKES = [
+    "the biases are left out",
+    "the logarithm is of base 2: a factor of 1/ln 2",
+    "the logarithm is of base 10",
+    "the losses are summed, not averaged",
+    "the losses are averaged over the classes, too",
+    "the minus is missing",
+    "the accuracy is a percentage",
+    "the accuracy is the fraction of errors",
+]
+
+
+def evaluate_by_formula(p, mistake=None):
+    """The cross-entropy and the accuracy: numbers, or (K,)."""
+    yhat = softmax_by_formula(p, mistake)
+    n, c = len(p.X), len(yhat)
+    losses = [-np.log(yhat[p.y[i], ..., i]) for i in range(n)]
+    cross_entropy, accuracy = sum(losses) / n, (yhat.argmax(axis=0) == p.y).mean(axis=-1)
+    if mistake == "the logarithm is of base 2: a factor of 1/ln 2":
+        cross_entropy = cross_entropy / np.log(2)
+    if mistake == "the logarithm is of base 10":
+        cross_entropy = cross_entropy / np.log(10)
+    if mistake == "the losses are summed, not averaged":
+        cross_entropy = cross_entropy * n
+    if mistake == "the losses are averaged over the classes, too":
+        cross_entropy = cross_entropy / c
+    if mistake == "the minus is missing":
+        cross_entropy = -cross_entropy
+    if mistake == "the accuracy is a percentage":
+        accuracy = accuracy * 100
+    if mistake == "the accuracy is the fraction of errors":
+        accuracy = 1 - accuracy
+    return {"cross-entropy": cross_entropy, "accuracy": accuracy}
+
+
+def test_the_cross_entropy_is_the_mean_of_minus_log_yhat(problem):
+    p = problem
+    metrics = dict(zip(("cross-entropy", "accuracy"), evaluate(p.W, p.b, p.X, p.y)))
+    mistakes = {mistake: evaluate_by_formula(p, mistake) for mistake in EVALUATE_MISTAKES}
+    assert_right(metrics, evaluate_by_formula(p), mistakes)
+    assert np.array_equal(cross_entropy(p.W, p.b, p.X, p.y), metrics["cross-entropy"])
 
 
 def test_zero_weights_guess_at_random(problem):
     p = problem
     ce, accuracy = evaluate(np.zeros_like(p.W), np.zeros_like(p.b), p.X, p.y)
-    np.testing.assert_allclose(ce, np.log(4), rtol=1e-15)
-    np.testing.assert_array_equal(accuracy, (p.y == 0).mean())
+    np.testing.assert_allclose(ce, np.log(4), rtol=1e-15, err_msg="not log c, for c = 4 classes")
+    np.testing.assert_array_equal(accuracy, (p.y == 0).mean(), "not the fraction of class 0")
 
 
-def test_probabilities_of_each_example_sum_to_1(problem):
-    yhat = softmax(problem.W, problem.b, problem.X)
-    assert yhat.shape == (*problem.b.shape, len(problem.X))
-    np.testing.assert_allclose(yhat.sum(axis=0), 1, rtol=1e-14, err_msg="softmax of another axis?")
+PENALTY_MISTAKES = [
+    "alpha is divided by n",
+    "the penalty is not halved",
+    "the penalty is missing",
+    "the norm is not squared",
+    "the biases are penalised, too",
+]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_logits_of_ten_thousand_are_finite_and_right(dtype):
-    """Where exp overflows, log(yhat) would be -inf, and log(yhat + eps) about -37."""
-    W, b = np.array([[1e4, -1e4, 0]], dtype), np.zeros(3, dtype)
-    X, y = np.ones((3, 1), dtype), np.array([0, 1, 2])
-    said = "the maximum is not subtracted, or log(yhat + eps)?"
-    np.testing.assert_array_equal(logits(W, b, X)[:, 0], [0.0, -2e4, -1e4], said)
-    np.testing.assert_array_equal(softmax(W, b, X)[:, 0], [1.0, 0.0, 0.0], said)
-    np.testing.assert_allclose(cross_entropy(W, b, X, y), 1e4, rtol=1e-7, err_msg=said)
-    assert all(np.isfinite(g).all() for g in gradients(W, b, X, y, 0.0)), said
-
-
-def test_large_logits_of_a_model_or_an_image_leave_the_others_alone():
-    """Each image has, in each model of a stack, a maximum of its own."""
-    W, b, X = np.array([[[1e4, 1.0], [0.0, 0.0]]]), np.zeros((2, 2)), np.array([[1.0], [1e-4]])
-    sigmoid = 1 / (1 + np.exp(-W[0, 0, :, None] * X[:, 0]))  # of each model and image
-    said = "one maximum for all models, or for all images: what is far below it underflows"
-    np.testing.assert_allclose(softmax(W, b, X)[0], sigmoid, rtol=1e-12, err_msg=said)
-
-
-def test_a_certain_and_right_model_has_no_loss_and_no_gradient():
-    W, b, X, y = np.array([[100.0, -100.0]]), np.zeros(2), np.array([[1.0], [-1.0]]), np.arange(2)
-    ce, accuracy = evaluate(W, b, X, y)
-    assert str(ce) == "0.0", "a biased loss, such as of log(yhat + eps)? Or -0.0?"
-    assert accuracy == 1
-    assert all(abs(g).max() < 1e-80 for g in gradients(W, b, X, y, 0.0))
+def penalty_by_formula(p, mistake=None):
+    """alpha/2 ‖W‖², a number, or (K,)."""
+    alpha, squares = p.alpha, sum(row**2 for row in p.W.reshape(-1, *p.W.shape[2:]))
+    if mistake == "alpha is divided by n":
+        alpha = alpha / len(p.X)
+    if mistake == "the penalty is not halved":
+        alpha = 2 * alpha
+    if mistake == "the penalty is missing":
+        alpha = 0 * alpha
+    if mistake == "the norm is not squared":
+        squares = np.sqrt(squares)
+    if mistake == "the biases are penalised, too":
+        squares = squares + (p.b**2).sum(axis=0)
+    return {"loss - cross-entropy": alpha / 2 * squares}
 
 
 def test_alpha_is_not_divided_by_n_and_leaves_the_biases_out(problem):
     p = problem
     penalty = loss(p.W, p.b, p.X, p.y, p.alpha) - cross_entropy(p.W, p.b, p.X, p.y)
-    squares = sum(row**2 for row in p.W.reshape(-1, *p.W.shape[2:]))
-    said = "not alpha/2 ||W||^2: is alpha divided by n, or not halved, or the bias penalised?"
-    np.testing.assert_allclose(penalty, p.alpha / 2 * squares, rtol=1e-12, err_msg=said)
+    mistakes = {mistake: penalty_by_formula(p, mistake) for mistake in PENALTY_MISTAKES}
+    assert_right({"loss - cross-entropy": penalty}, penalty_by_formula(p), mistakes)
+
+
+# --- Numbers that are large, small or many --------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_logits_of_ten_thousand_are_finite_and_right(dtype):
+    W, b, X = np.array([[1e4, -1e4, 0]], dtype), np.zeros(3, dtype), np.ones((1, 1), dtype)
+    with np.errstate(all="ignore"):
+        yhat = softmax(W, b, X)[:, 0]
+        ce = cross_entropy(W, b, X, np.array([1]))
+    assert np.isfinite(yhat).all(), f"ŷ is {yhat}: exp overflows; subtract the maximum of z first"
+    assert np.isfinite(ce), f"the loss is {ce}: take it from z, not from ŷ, which underflows to 0"
+    added = f"as if {np.exp(-ce):.0e} were added to ŷ" if ce < 100 else "a wrong number"
+    assert ce == 2e4, f"the loss is {ce:.5g}, not 20000: {added}"
+    np.testing.assert_array_equal(logits(W, b, X)[:, 0], [0.0, -2e4, -1e4])
+    np.testing.assert_array_equal(yhat, [1.0, 0.0, 0.0])
+    dW, db = gradients(W, b, X, np.array([1]), 0.0)
+    np.testing.assert_array_equal(dW, [[1.0, -1.0, 0.0]])
+    np.testing.assert_array_equal(db, [1.0, -1.0, 0.0])
+
+
+MAXIMA = {
+    "each model has one maximum for all images": (0, 2),
+    "each image has one maximum for all models": (0, 1),
+    "there is one maximum for all": (0, 1, 2),
+}
+
+
+def softmax_of_large_logits(axes):
+    """ŷ of two models and two images, if the maximum is taken over these axes of z (c, K, n)."""
+    Z = np.array([[[1e4, 1.0], [1.0, 1e-4]], [[0.0, 0.0], [0.0, 0.0]]])
+    with np.errstate(invalid="ignore"):
+        exp_z = np.exp(Z - Z.max(axis=axes, keepdims=True))
+        return {"ŷ": exp_z / exp_z.sum(axis=0)}
+
+
+def test_large_logits_of_a_model_or_an_image_leave_the_others_alone():
+    """Each image has, in each model of a stack, a maximum of its own."""
+    W, b, X = np.array([[[1e4, 1.0], [0.0, 0.0]]]), np.zeros((2, 2)), np.array([[1.0], [1e-4]])
+    with np.errstate(invalid="ignore"):
+        ours = {"ŷ": softmax(W, b, X)}
+    mistakes = {mistake: softmax_of_large_logits(axes) for mistake, axes in MAXIMA.items()}
+    assert_right(ours, softmax_of_large_logits((0,)), mistakes)
+
+
+def test_a_certain_and_right_model_has_no_loss_and_no_gradient():
+    W, b, X, y = np.array([[100.0, -100.0]]), np.zeros(2), np.array([[1.0], [-1.0]]), np.arange(2)
+    ce, accuracy = evaluate(W, b, X, y)
+    assert str(ce) == "0.0", f"the loss of ŷ = 1 is {ce}, not 0.0"
+    assert accuracy == 1
+    largest = max(abs(g).max() for g in gradients(W, b, X, y, 0.0))
+    assert largest < 1e-80, f"a gradient of {largest}, though ŷ is the one-hot label"
 
 
 def test_the_mean_of_a_stack_does_not_drift_in_float32():
     X, y = np.zeros((200_000, 1), np.float32), np.zeros(200_000, int)
     W, b = np.zeros((1, 10, 2), np.float32), np.zeros((10, 2), np.float32)
-    np.testing.assert_allclose(cross_entropy(W, b, X, y), np.log(10), rtol=1e-7)
+    said = "of 200,000 equal losses; is the mean taken in float32?"
+    np.testing.assert_allclose(cross_entropy(W, b, X, y), np.log(10), rtol=1e-7, err_msg=said)
 
 
-def test_one_hot_labels_are_refused_with_what_to_do(problem):
+# --- Arguments ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", [loss, gradients])
+def test_one_hot_labels_are_refused_with_what_to_do(problem, function):
     p = problem
-    for function in (loss, gradients):
-        with pytest.raises(ValueError, match=r"one-hot labels\? y\.argmax\(axis=1\)"):
-            function(p.W, p.b, p.X, np.eye(4)[p.y], 0.0)
+    with pytest.raises(ValueError, match=r"one-hot.*argmax\(axis=1\)"):
+        function(p.W, p.b, p.X, np.eye(4)[p.y], 0.0)
 
 
 def test_no_function_changes_its_arguments(problem):
     p = problem
-    arrays = p.W, p.b, p.X, p.y, np.asarray(p.alpha)
-    before = [a.copy() for a in arrays]
-    loss(*arrays)
-    gradients(*arrays)
-    sgd(*arrays, 0.1, [np.arange(13)])
-    for array, copy in zip(arrays, before):
-        np.testing.assert_array_equal(array, copy, "weights leak into all that begins with them")
+    arguments = {"W": p.W, "b": p.b, "X": p.X, "y": p.y, "alpha": np.asarray(p.alpha)}
+    before = {name: array.copy() for name, array in arguments.items()}
+    calls = {
+        "softmax": lambda W, b, X, y, alpha: softmax(W, b, X),
+        "loss": loss,
+        "gradients": gradients,
+        "sgd": lambda *arguments: sgd(*arguments, 0.1, [np.arange(13)]),
+    }
+    for function, call in calls.items():
+        call(*arguments.values())
+        changed = [name for name in before if not np.array_equal(before[name], arguments[name])]
+        assert changed == [], f"{function} changes its arguments {changed}"
+
+
+def test_float32_stays_float32(problem):
+    """Though the learning rates are float64: products of float32 are twice as fast."""
+    p = problem
+    W, b, X = p.W.astype(np.float32), p.b.astype(np.float32), p.X.astype(np.float32)
+    results = {
+        "softmax": [softmax(W, b, X)],
+        "cross_entropy_gradients": cross_entropy_gradients(W, b, X, p.y, scale=p.alpha),
+        "sgd": sgd(W, b, X, p.y, p.alpha, p.alpha, [np.arange(13)]),
+    }
+    for function, arrays in results.items():
+        dtypes = [str(array.dtype) for array in arrays]
+        assert set(dtypes) == {"float32"}, f"{function} returns {dtypes} for float32 W, b and X"

@@ -1,4 +1,4 @@
-"""Others arrive at the same numbers by other ways."""
+"""The numbers of the assignment, found in other ways: by scikit-learn, and by plain loops."""
 
 import itertools
 import re
@@ -24,135 +24,360 @@ def test_scikit_learn_agrees_on_the_optimum():
         np.testing.assert_allclose(gradient, 0, atol=1e-7)
 
 
-FIGURES = re.compile(
+# --- The homework by plain loops ------------------------------------------------------------------
+#
+# In float64, one model after the other: `divide` the images, `train` the models, `choose` and test.
+# Each function can make mistakes that were found in students' solutions. `NUMBERS` come out.
+
+NUMBERS = (
+    "batch size",
+    "learning rate",
+    "alpha",
+    "epochs",
+    "training cross-entropy",
+    "validation cross-entropy",
+    "validation accuracy",
+    "test cross-entropy",
+    "test accuracy",
+)
+PRINTED = re.compile(
     r"\nBest: batch size (\S+), learning rate (\S+), alpha (\S+), epochs (\S+)\n(?:Note.*\n)*"
+    r"\nTraining cross-entropy: (\S+)"
     r"\nValidation cross-entropy: (\S+)\nValidation accuracy: (\S+)%"
     r"\nTest cross-entropy \(unregularized\): (\S+)\nTest accuracy: (\S+)%\n$"
 )
 
+OTHER_END = "the other end of the permutation validates: as right as ours, but these tests pin ours"
+DATA_MISTAKES = [
+    "the images are not divided by 255",
+    "the test images are not divided by 255",
+    "the images are standardised by the training images",
+    "the images are standardised by the training and the test images",
+    "the split ignores --seed",
+    "the split is stratified",
+    "the images are not shuffled before the split",
+    OTHER_END,
+    "the validation images train, too",
+    "validation is on the training images",
+    "the test set is inside the search",
+]
+
+
+def divide(folder, mistake=None):
+    """(X, y) for training, for validation and for the test."""
+    X, y, X_test, y_test = (np.load(folder / name) for name in NAMES)
+    if mistake == "the images are standardised by the training images":
+        X, X_test = (X - X.mean()) / X.std() * 255, (X_test - X.mean()) / X.std() * 255
+    if mistake == "the images are standardised by the training and the test images":
+        both = np.concatenate([X, X_test])
+        X, X_test = (images - both.mean() for images in (X, X_test))
+        X, X_test = (images / both.std() * 255 for images in (X, X_test))
+    if mistake != "the images are not divided by 255":
+        X = X / 255
+        if mistake != "the test images are not divided by 255":
+            X_test = X_test / 255
+
+    rng = np.random.default_rng(0 if mistake == "the split ignores --seed" else SEED)
+    order = rng.permutation(len(X))
+    if mistake == "the images are not shuffled before the split":
+        order = np.arange(len(X))
+    n_validation = round(FRACTION * len(X))
+    validation, train = order[:n_validation], order[n_validation:]
+    if mistake == OTHER_END:
+        train, validation = order[:-n_validation], order[-n_validation:]
+    if mistake == "the split is stratified":
+        classes = [order[y[order] == label] for label in range(10)]
+        validation = np.concatenate([rows[: round(FRACTION * len(rows))] for rows in classes])
+        train = np.array([row for row in order if row not in validation])
+    if mistake == "the validation images train, too":
+        train = order
+    if mistake == "validation is on the training images":
+        validation = train
+    judged = X[validation], y[validation]
+    if mistake == "the test set is inside the search":
+        judged = X_test, y_test
+    return {"rows": train, "all": (X, y), "validation": judged, "test": (X_test, y_test)}
+
+
+TRAINING_MISTAKES = [
+    "alpha is missing from the gradient",
+    "alpha is divided by n",
+    "alpha is divided by the batch size",
+    "the biases are regularised, too",
+    "the minibatches ignore --seed",
+    "all batch sizes draw the same random numbers",
+    "one random stream is used on from model to model",
+    "all examples are one minibatch",
+    "each example is a minibatch",
+    "the start is random",
+    "the examples are not shuffled",
+    "the order is the same in each epoch",
+    "the last, smaller minibatch is dropped",
+    "the last, smaller minibatch is divided by the full size",
+    "only the last minibatch's update is kept",
+    "the bias never learns",
+    "the bias goes up its gradient",
+    "the bias is dropped after each epoch",
+    "momentum of 0.9",
+    "the learning rate is halved every 5 epochs",
+    "the learning rate is divided by the number of the epoch",
+    "the weights go on from one model to the next",
+]
+
 
 def log_softmax(W, b, X):
     z = X @ W + b
-    return z - np.logaddexp.reduce(z, axis=1, keepdims=True)
+    z -= z.max(axis=1, keepdims=True)
+    return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
 
 
-def measure(W, b, X, y):
+def metrics(W, b, X, y):
     log_yhat = log_softmax(W, b, X)
     return -log_yhat[range(len(y)), y].mean(), (log_yhat.argmax(axis=1) == y).mean()
 
 
-def run_by_loops(folder, made):
-    """The eight FIGURES of the assignment, done in plain NumPy, in float64, model by model.
-
-    At each step it asks whether a mistake is `made` there that was found in students' solutions.
-    """
-    X, y, X_test, y_test = (np.load(folder / name) for name in NAMES)
-    X, X_test = X / 255, X_test / (1 if made("the test images are not divided by 255") else 255)
-
-    seed = 0 if made("the split ignores --seed") else SEED
-    order = np.random.default_rng(seed).permutation(len(X))
-    validation, train = np.split(order, [round(FRACTION * len(X))])
-    X_judge, y_judge = X[validation], y[validation]
-    if made("the validation images train, too"):
-        train = order
-    if made("validation is on the training images"):
-        X_judge, y_judge = X[train], y[train]
-    if made("the test set is inside the search"):
-        X_judge, y_judge = X_test, y_test
-
-    best, lowest = None, np.inf
+def train(parts, mistake=None):
+    """{(batch size, learning rate, alpha, epoch): (W, b)}."""
+    models = {}
+    stream = np.random.default_rng(SEED)
+    m = parts["all"][0].shape[1]
+    start = np.zeros((m, 10)), np.zeros(10)
+    if mistake == "the start is random":
+        start = stream.normal(0, 0.01, (m, 10)), np.zeros(10)
     # In this order, the first of equals is the one that wins.
     for point in itertools.product(GRID.batch_sizes[::-1], GRID.learning_rates, GRID.alphas[::-1]):
-        batch_size, learning_rate, alpha = point
-        decay = 0 if made("alpha is missing from the gradient") else alpha
-        decay /= len(train) if made("alpha is divided by n") else 1
-        decay /= batch_size if made("alpha is divided by the batch size") else 1
-        seed = 0 if made("the batches ignore --seed") else SEED
-        rng = np.random.default_rng([seed, batch_size])
-        batch_size = len(train) if made("whole batches, not minibatches") else batch_size
-        batch_size = 1 if made("one example per batch") else batch_size
+        seed = 0 if mistake == "the minibatches ignore --seed" else SEED
+        rng = np.random.default_rng([seed, point[0]])
+        if mistake == "all batch sizes draw the same random numbers":
+            rng = np.random.default_rng(SEED)
+        if mistake == "one random stream is used on from model to model":
+            rng = stream
+        for epoch, (W, b) in enumerate(epochs_of(point, *start, parts, rng, mistake), start=1):
+            models[(*point, epoch)] = W, b
+        if mistake == "the weights go on from one model to the next":
+            start = W, b
+    return models
 
-        W, b = np.zeros((X.shape[1], 10)), np.zeros(10)
-        order, accuracies = rng.permutation(train), []
-        for epoch in range(1, GRID.epochs + 1):
-            order = train if made("the examples are not shuffled") else order
-            W_before, b_before = W, b
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                if made("the last partial batch is dropped") and len(rows) < batch_size:
-                    continue
-                if made("only the last minibatch's update is kept"):
-                    W, b = W_before, b_before
-                D = (np.exp(log_softmax(W, b, X[rows])) - np.eye(10)[y[rows]]) / len(rows)
-                dW, db = X[rows].T @ D + decay * W, D.sum(axis=0)
-                db = 0 * db if made("the bias never learns") else db
-                db = -db if made("the bias goes up its gradient") else db
-                W, b = W - learning_rate * dW, b - learning_rate * db
-            if made("the bias is dropped after each epoch"):
-                b = 0 * b
-            if not made("the order is the same in each epoch"):
-                order = rng.permutation(train)
 
-            ce, accuracy = measure(W, b, X_judge, y_judge)
-            accuracies.append(accuracy)
-            penalty = alpha / 2 * (W**2).sum()
-            ce += penalty if made("the validation curves are regularised") else 0
-            rank = ce + (penalty if made("selection on the regularised validation loss") else 0)
-            rank = -accuracy if made("selection by accuracy") else rank
-            if rank < lowest - 1e-9:
-                best, lowest, validated = (*point, epoch), rank, (ce, accuracy)
-                W_best, b_best, penalty_best = W, b, penalty
-            if made("the weights tested are those of the last epoch") and best[:3] == point:
-                W_best, b_best = W, b
-            if made("the last epoch is reported as the best") and best[:3] == point:
-                validated = ce, accuracy
-            if made("the highest accuracy of the winner is reported") and best[:3] == point:
-                validated = validated[0], max(accuracies)
+def epochs_of(point, W, b, parts, rng, mistake=None):
+    """Yield (W, b) after each epoch of one model."""
+    (X, y), rows_to_train = parts["all"], parts["rows"]
+    batch_size, learning_rate, alpha = point
+    decay = alpha
+    if mistake == "alpha is missing from the gradient":
+        decay = 0
+    if mistake == "alpha is divided by n":
+        decay = alpha / len(rows_to_train)
+    if mistake == "alpha is divided by the batch size":
+        decay = alpha / batch_size
+    if mistake == "all examples are one minibatch":
+        batch_size = len(rows_to_train)
+    if mistake == "each example is a minibatch":
+        batch_size = 1
 
-    b_best = b_best * (not made("the bias is dropped in the test"))
-    tested = measure(W_best, b_best, X_test, y_test)
-    if made("the test figures are those of validation"):
+    first_order = rng.permutation(rows_to_train)
+    velocity_W, velocity_b = 0, 0
+    for epoch in range(1, GRID.epochs + 1):
+        order = first_order if epoch == 1 else rng.permutation(rows_to_train)
+        if mistake == "the order is the same in each epoch":
+            order = first_order
+        if mistake == "the examples are not shuffled":
+            order = rows_to_train
+        rate = learning_rate
+        if mistake == "the learning rate is halved every 5 epochs":
+            rate = learning_rate * 0.5 ** ((epoch - 1) // 5)
+        if mistake == "the learning rate is divided by the number of the epoch":
+            rate = learning_rate / epoch
+        before = W, b
+        for first in range(0, len(order), batch_size):
+            rows = order[first : first + batch_size]
+            n = len(rows)
+            if mistake == "the last, smaller minibatch is dropped" and n < batch_size:
+                continue
+            if mistake == "the last, smaller minibatch is divided by the full size":
+                n = batch_size
+            if mistake == "only the last minibatch's update is kept":
+                W, b = before
+            D = np.exp(log_softmax(W, b, X[rows]))
+            D[range(len(rows)), y[rows]] -= 1
+            dW, db = X[rows].T @ D / n + decay * W, D.sum(axis=0) / n
+            if mistake == "the biases are regularised, too":
+                db = db + decay * b
+            if mistake == "the bias never learns":
+                db = 0 * db
+            if mistake == "the bias goes up its gradient":
+                db = -db
+            if mistake == "momentum of 0.9":
+                velocity_W, velocity_b = 0.9 * velocity_W + dW, 0.9 * velocity_b + db
+                dW, db = velocity_W, velocity_b
+            W, b = W - rate * dW, b - rate * db
+        if mistake == "the bias is dropped after each epoch":
+            b = 0 * b
+        yield W, b
+
+
+CHOICE_MISTAKES = [
+    "selection by the regularised loss",
+    "selection by accuracy",
+    "selection by the training cross-entropy",
+    "the last epoch of each model is compared, not its best",
+    "the weights tested are those of the last epoch",
+    "the validation metrics are those of the last epoch",
+    "the highest accuracy of the winner is reported",
+    "the winner is trained again on the training and the validation images",
+    "the biases are dropped in the test",
+    "the metrics of the test are those of validation",
+    "the cross-entropy of the test is regularised",
+    "the cross-entropy of validation, as reported, is regularised",
+    "the last point of the grid is reported as the best",
+    "one epoch too few is reported",
+    "one epoch too many is reported",
+    "the cross-entropies are in bits: a factor of 1/ln 2",
+    "a fraction is printed with %",
+    "the percentage of errors is printed",
+]
+
+
+def choose(parts, models, mistake=None):
+    """The NUMBERS: the hyperparameters of the best model, and its metrics."""
+    X, y = parts["all"]
+    training = X[parts["rows"]], y[parts["rows"]]
+    best, lowest, curves = None, np.inf, {}
+    for point, (W, b) in models.items():
+        ce, accuracy = metrics(W, b, *parts["validation"])
+        curves[point] = ce, accuracy
+        rank = ce
+        if mistake == "selection by the regularised loss":
+            rank = ce + point[2] / 2 * (W**2).sum()
+        if mistake == "selection by accuracy":
+            rank = -accuracy
+        if mistake == "selection by the training cross-entropy":
+            rank = metrics(W, b, *training)[0]
+        late = point[3] == GRID.epochs
+        if mistake == "the last epoch of each model is compared, not its best" and not late:
+            continue
+        if rank < lowest - 1e-9:
+            best, lowest = point, rank
+
+    *winner, epochs = best
+    W, b = models[best]
+    if mistake == "the weights tested are those of the last epoch":
+        W, b = models[(*winner, GRID.epochs)]
+    if mistake == "the winner is trained again on the training and the validation images":
+        all_rows = parts | {"rows": np.arange(len(X))}
+        rng = np.random.default_rng([SEED, winner[0]])
+        again = list(epochs_of(winner, 0 * W, 0 * b, all_rows, rng))
+        W, b = again[epochs - 1]
+    penalty = winner[2] / 2 * (W**2).sum()
+    trained, _ = metrics(W, b, *training)
+    validated = list(curves[best])
+    tested = list(metrics(W, b, *parts["test"]))
+    if mistake == "the validation metrics are those of the last epoch":
+        validated = list(curves[(*winner, GRID.epochs)])
+    if mistake == "the highest accuracy of the winner is reported":
+        validated[1] = max(curves[(*winner, e + 1)][1] for e in range(GRID.epochs))
+    if mistake == "the cross-entropy of validation, as reported, is regularised":
+        validated[0] += penalty
+    if mistake == "the biases are dropped in the test":
+        tested = list(metrics(W, 0 * b, *parts["test"]))
+    if mistake == "the metrics of the test are those of validation":
         tested = validated
-    if made("the test cross-entropy is regularised"):
-        tested = tested[0] + penalty_best, tested[1]
-    if made("the validation cross-entropy reported is regularised"):
-        validated = validated[0] + penalty_best, validated[1]
-    if made("the loop's last values are printed as the best"):
-        best = (*(values[-1] for values in GRID[:3]), GRID.epochs)
-    if made("one epoch too few is reported"):
-        best = (*best[:3], best[3] - 1)
-    return [float(figure) for figure in (*best, *validated, *tested)]
+    if mistake == "the cross-entropy of the test is regularised":
+        tested[0] += penalty
+    if mistake == "the last point of the grid is reported as the best":
+        winner, epochs = [axis[-1] for axis in GRID[:3]], GRID.epochs
+    if mistake == "one epoch too few is reported":
+        epochs -= 1
+    if mistake == "one epoch too many is reported":
+        epochs += 1
+    numbers = np.array([*winner, epochs, trained, *validated, *tested], float)
+    cross_entropies, accuracies = [4, 5, 7], [6, 8]
+    if mistake == "the cross-entropies are in bits: a factor of 1/ln 2":
+        numbers[cross_entropies] /= np.log(2)
+    if mistake == "a fraction is printed with %":
+        numbers[accuracies] /= 100
+    if mistake == "the percentage of errors is printed":
+        numbers[accuracies] = 1 - numbers[accuracies]
+    return numbers
 
 
-def agree(figures, others):
-    return np.allclose(figures, others, rtol=0, atol=1e-4)
+# --- Is it the program's run? ---------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
-def by_loops(run):
-    """The right figures, and those of each mistake."""
-    asked = {}
-    right = run_by_loops(run.own_files, made=lambda mistake: asked.setdefault(mistake, False))
-    return right, {mistake: run_by_loops(run.own_files, made=mistake.__eq__) for mistake in asked}
+def by_loops(finished_run):
+    """What comes out with no mistake."""
+    parts = divide(finished_run.own_files)
+    models = train(parts)
+    return {"parts": parts, "models": models, "numbers": choose(parts, models)}
 
 
-def test_the_run_is_that_of_the_assignment(run, by_loops):
-    figures = [float(text) for text in FIGURES.search(run.stdout).groups()]
-    figures[5], figures[7] = figures[5] / 100, figures[7] / 100  # they are percentages
-    right, wrong = by_loops
-    guess = [mistake for mistake in wrong if agree(figures, wrong[mistake])]
-    # Of equals, rounding may choose another; then only the measures tell.
-    guess = guess or [mistake for mistake in wrong if agree(figures[4:], wrong[mistake][4:])]
-    names = "batch size", "learning rate", "alpha", "epochs", "cross-entropy", "accuracy"
-    names += "test cross-entropy", "test accuracy"
-    differ = [
-        f"{name} {ours:.5g}, not {theirs:.5g}"
-        for name, ours, theirs in zip(names, figures, right)
-        if not agree(ours, theirs)
+@pytest.fixture(scope="session")
+def by_mistake(finished_run, by_loops):
+    """The numbers that each mistake gives."""
+    parts, models = by_loops["parts"], by_loops["models"]
+    numbers = {}
+    for mistake in DATA_MISTAKES:
+        wrong_parts = divide(finished_run.own_files, mistake)
+        numbers[mistake] = choose(wrong_parts, train(wrong_parts))
+    for mistake in TRAINING_MISTAKES:
+        numbers[mistake] = choose(parts, train(parts, mistake))
+    for mistake in CHOICE_MISTAKES:
+        numbers[mistake] = choose(parts, models, mistake)
+    return numbers
+
+
+def agree(numbers, others):
+    """To the last printed digit, but for rounding."""
+    return np.allclose(numbers, others, rtol=0, atol=1e-4)
+
+
+def owners(part, cross_entropy, by_loops):
+    """The points, in words, whose model has this cross-entropy on a part."""
+    return [
+        "batch size {}, learning rate {}, alpha {}, epochs {}".format(*point)
+        for point, (W, b) in by_loops["models"].items()
+        if agree(metrics(W, b, *by_loops["parts"][part])[0], cross_entropy)
     ]
-    assert not differ, f"a guess: {guess}; {differ}"
 
 
-def test_that_run_would_show_each_mistake(by_loops):
-    right, wrong = by_loops
-    assert [mistake for mistake in wrong if agree(wrong[mistake], right)] == []
+def test_the_run_is_that_of_the_assignment(finished_run, by_loops, request):
+    printed = PRINTED.search(finished_run.stdout)
+    assert printed, f"the numbers of the assignment are not found in\n{finished_run.stdout}"
+    ours = np.array([float(text) for text in printed.groups()])
+    ours[[6, 8]] /= 100  # they are percentages
+    right = by_loops["numbers"]
+    if agree(ours, right):
+        return
+    wrong = request.getfixturevalue("by_mistake")
+    lines = [
+        f"{name} is {one:.6g}, not {other:.6g}"
+        for name, one, other in zip(NUMBERS, ours, right)
+        if not agree(one, other)
+    ]
+    lines += [f"all is as if {mistake}" for mistake in wrong if agree(ours, wrong[mistake])]
+    for part, at in (("validation", 5), ("test", 7)):
+        if not agree(ours[at], right[at]):
+            points = owners(part, ours[at], by_loops)
+            lines += [f"this {part} cross-entropy is that of the point {p}" for p in points]
+    pytest.fail("\n".join(lines), pytrace=False)
+
+
+def test_that_run_would_show_each_mistake(by_loops, by_mistake):
+    unseen = [name for name in by_mistake if agree(by_mistake[name], by_loops["numbers"])]
+    assert unseen == []
+    alike = [
+        pair
+        for pair in itertools.combinations(by_mistake, 2)
+        if agree(by_mistake[pair[0]], by_mistake[pair[1]])
+    ]
+    assert alike == [], "mistakes that give the same numbers"
+
+
+def test_the_winner_of_that_run_is_in_the_middle_of_every_axis(by_loops):
+    """So that no slip of an index goes unseen."""
+    *winner, epochs = by_loops["numbers"][:4]
+    indices = [axis.index(value) for axis, value in zip(GRID, winner)] + [int(epochs) - 1]
+    assert len(set(indices)) == 4, "two indices are equal"
+    for index, length in zip(indices, [*map(len, GRID[:3]), GRID.epochs]):
+        assert 0 < index < length - 1, "an index is the first or the last"
