@@ -295,7 +295,7 @@ def no_permission(out):
 def test_a_folder_that_cannot_be_written_fails_before_the_search(own_files, tmp_path, hindrance):
     output, line = hindrance(tmp_path / "out")
     before = sorted(tmp_path.rglob("*"))
-    done = command("--data-dir", own_files, "--output", output)
+    done = command(*ONE_MODEL, "--data-dir", own_files, "--output", output)
     assert (done.returncode, done.stdout) == (1, "")
     if os.name == "nt":  # has other words for the same errors
         line = line.partition(": ")[0]
@@ -800,23 +800,23 @@ Grid: 3 minibatch sizes x 4 learning rates x 5 alphas x 10 epochs = 600 points
 
 The best models of each minibatch size (at most three), at their best epochs:
 batch size  learning rate  alpha  epochs  validation CE  accuracy
-         4            1.0   0.02       9         2.0043    50.00%
-         4            0.4   0.02       7         2.0114    44.44%
-         4            1.0  0.004       9         2.0491    55.56%
-         9            1.0   0.02       8         1.9597    50.00%
-         9            1.0  0.004       7         1.9818    55.56%
-         9            1.0  0.001       7         1.9970    55.56%
-        16            1.0   0.02       8         2.0460    50.00%
-        16            1.0  0.004       8         2.0484    55.56%
-        16            1.0  0.001       8         2.0563    55.56%
+         4            1.0  0.004       8         1.6929    44.44%
+         4            4.0  0.004      10         1.7419    44.44%
+         4            1.0  0.001       8         1.7497    50.00%
+         9            1.0   0.02       9         1.6395    55.56%
+         9            1.0  0.004       9         1.7005    55.56%
+         9            1.0  0.001       9         1.7288    55.56%
+        16            1.0   0.02       6         1.8322    55.56%
+        16            1.0  0.004       6         1.8421    61.11%
+        16            1.0  0.001       6         1.8484    61.11%
 
-Best: batch size 9, learning rate 1.0, alpha 0.02, epochs 8
+Best: batch size 9, learning rate 1.0, alpha 0.02, epochs 9
 
-Training cross-entropy: 0.2443
-Validation cross-entropy: 1.9597
-Validation accuracy: 50.00%
-Test cross-entropy (unregularized): 1.5136
-Test accuracy: 62.50%
+Training cross-entropy: 0.2380
+Validation cross-entropy: 1.6395
+Validation accuracy: 55.56%
+Test cross-entropy (unregularized): 1.9452
+Test accuracy: 57.50%
 """
     )
 

@@ -23,7 +23,7 @@ from softmax_sgd import load
 IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = NAMES
 
 # Own data in the right form: six images of four pixels to train, three to test.
-X = np.arange(24, dtype=np.uint8).reshape(6, 4) * 10
+X = np.arange(24, dtype=np.uint8).reshape(6, 4) * 7  # up to 161
 Y = np.arange(6)
 RIGHT = {IMAGES: X, LABELS: Y, TEST_IMAGES: X[:3], TEST_LABELS: Y[:3]}
 
@@ -59,7 +59,7 @@ def refusal(folder):
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_every_dtype_and_order_gives_the_same_numbers(folder, dtype, order):
     highest = 1 if dtype == "?" else 9  # valid for pixels and for labels, in every dtype
-    numbers = {name: np.minimum(array, highest) for name, array in RIGHT.items()}
+    numbers = {name: array % (highest + 1) for name, array in RIGHT.items()}
     for name in NAMES:
         np.save(folder / name, np.asarray(numbers[name], dtype, order=order))
     scale = 1 if highest == 1 else 255
@@ -111,7 +111,7 @@ WRONG = {
     "no images": (X[:0], IMAGES, "empty, of shape (0, 4)"),
     "images of no pixels": (X[:, :0], IMAGES, "empty, of shape (6, 0)"),
     "NaN": (with_pixel(np.nan), IMAGES, "holds NaN, first at index (1, 2)"),
-    "below 0": (with_pixel(-0.5), IMAGES, f"values from -0.5 to 230.0, {PIXELS}"),
+    "below 0": (with_pixel(-0.5), IMAGES, f"values from -0.5 to 161.0, {PIXELS}"),
     "above 255": (with_pixel(256, int), IMAGES, f"values from 0 to 256, {PIXELS}"),
     "infinite": (with_pixel(np.inf), IMAGES, f"values from 0.0 to inf, {PIXELS}"),
     "standardised": (np.array([[-1.5, 1.5]] * 6), IMAGES, f"values from -1.5 to 1.5, {PIXELS}"),
@@ -146,7 +146,7 @@ WRONG = {
 def test_the_form_that_is_wrong_and_the_form_that_is_wanted_are_told(folder, fault):
     array, name, line = WRONG[fault]
     np.save(folder / name, array)
-    assert refusal(folder) == f"{folder / name}: {line}"
+    assert refusal(folder).removeprefix(f"{folder / name}: ") == line
 
 
 @pytest.mark.parametrize(
