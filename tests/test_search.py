@@ -55,7 +55,11 @@ def found(examples):
 
 def named(model):
     """The hyperparameters of the model at these indices, in words."""
-    return described(point(GRID, *model, None)).rpartition(",")[0]
+    i, j, k = model
+    return (
+        f"batch size {GRID.batch_sizes[i]}, learning rate {GRID.learning_rates[j]}, "
+        f"alpha {GRID.alphas[k]}"
+    )
 
 
 # --- The split ------------------------------------------------------------------------------------
@@ -129,16 +133,18 @@ def test_stacks_are_as_few_and_as_even_as_may_be_but_at_least_two(axes, sizes):
 
 
 def training_calls(monkeypatch, examples, grid, seed=SEED):
-    """The calls of `sgd` in a search: for each stack, in the order of its epochs."""
-    calls = {}
+    """The calls of `sgd` in a search: a list for each stack, in the order of its epochs."""
+    calls = []
 
     def record(W, b, X, y, alpha, learning_rate, batches):
         batches = list(batches)
         trained = sgd(W, b, X, y, alpha, learning_rate, batches)
-        stack = len(batches[0]), tuple(learning_rate), tuple(alpha)
-        calls.setdefault(stack, []).append(
+        calls.append(
             SimpleNamespace(
                 start={"W": W.copy(), "b": b.copy()},
+                alpha=np.copy(alpha),
+                learning_rate=np.copy(learning_rate),
+                batch_size=len(batches[0]),
                 order=np.concatenate(batches).tolist(),
                 end=dict(zip("Wb", trained)),
             )
@@ -146,8 +152,10 @@ def training_calls(monkeypatch, examples, grid, seed=SEED):
         return trained
 
     monkeypatch.setattr(softmax_sgd, "sgd", record)
-    search(*examples, grid, seed)
-    return calls
+    search(*examples, grid, seed, workers=1)  # one worker trains the stacks in turn
+    n_stacks = len(stacks_of(grid, seed))
+    assert len(calls) == n_stacks * grid.epochs, "not one call of sgd for each stack and epoch"
+    return [calls[s::n_stacks] for s in range(n_stacks)]
 
 
 SHORT = Grid((7, 24), (0.05, 0.5), (0.0, 0.1), 4)
@@ -155,8 +163,7 @@ SHORT = Grid((7, 24), (0.05, 0.5), (0.0, 0.1), 4)
 
 def test_every_epoch_trains_on_the_training_rows_in_a_new_order(monkeypatch, examples):
     _, _, train, validation = examples
-    for calls in training_calls(monkeypatch, examples, SHORT).values():
-        assert len(calls) == SHORT.epochs, "sgd is called once for each stack and epoch"
+    for calls in training_calls(monkeypatch, examples, SHORT):
         for call in calls:
             strangers = sorted(set(call.order) & set(validation))
             assert strangers == [], "these rows of the validation set train"
@@ -170,8 +177,8 @@ def test_the_order_depends_on_the_seed_and_the_batch_size_alone(monkeypatch, exa
     def orders_by_size(grid, seed):
         calls = training_calls(monkeypatch, examples, grid, seed)
         orders = {}
-        for (size, *_), epochs in calls.items():
-            orders.setdefault(size, []).append([call.order for call in epochs])
+        for epochs in calls:
+            orders.setdefault(epochs[0].batch_size, []).append([call.order for call in epochs])
         return orders
 
     both, other_seed = orders_by_size(SHORT, 0), orders_by_size(SHORT, 1)
@@ -185,7 +192,7 @@ def test_the_order_depends_on_the_seed_and_the_batch_size_alone(monkeypatch, exa
 
 
 def test_training_starts_from_zero_and_goes_on_where_it_was(monkeypatch, examples):
-    for calls in training_calls(monkeypatch, examples, SHORT._replace(epochs=14)).values():
+    for calls in training_calls(monkeypatch, examples, SHORT._replace(epochs=14)):
         for name in "Wb":
             largest = abs(calls[0].start[name]).max()
             assert largest == 0, f"{name} starts with values up to {largest:.2g}, not at zero"
@@ -195,10 +202,21 @@ def test_training_starts_from_zero_and_goes_on_where_it_was(monkeypatch, example
                 assert same, f"{name} of epoch {epoch} does not start where epoch {epoch - 1} ended"
 
 
+def test_every_epoch_has_the_same_learning_rates_and_alphas(monkeypatch, examples):
+    """For longer than by default: there is no schedule."""
+    for calls in training_calls(monkeypatch, examples, GRID._replace(batch_sizes=(24,))):
+        for name in ("learning_rate", "alpha"):
+            first = getattr(calls[0], name)
+            for epoch, call in enumerate(calls, start=1):
+                ours = getattr(call, name)
+                same = np.array_equal(ours, first)
+                assert same, f"{name} is {first} in epoch 1, and {ours} in epoch {epoch}"
+
+
 def test_float32_images_train_float32_weights(monkeypatch, examples):
     X, *rest = examples
     calls = training_calls(monkeypatch, (X.astype(np.float32), *rest), SHORT)
-    arrays = [(epoch.start, epoch.end) for epochs in calls.values() for epoch in epochs]
+    arrays = [(epoch.start, epoch.end) for epochs in calls for epoch in epochs]
     dtypes = {str(array.dtype) for pair in arrays for state in pair for array in state.values()}
     assert dtypes == {"float32"}
 
