@@ -178,25 +178,40 @@ def read_header(path: Path) -> Header:
 
     Raises DataError if `path` is not a regular file that holds one array of real numbers, whole.
     """
+    magic = np.lib.format.MAGIC_PREFIX
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a regular file")
-        with open(path, "rb") as content, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd headers, most of them rejected below
-            if np.lib.format.read_magic(content) != (1, 0):
+        with open(path, "rb") as content:
+            if content.read(len(magic)) != magic:
+                raise ValueError("not an .npy file; save the array with np.save")
+            if content.read(2) != bytes([1, 0]):
                 raise ValueError("not .npy format 1.0, which np.save uses for numbers")
-            shape, by_columns, dtype = np.lib.format.read_array_header_1_0(content)
+            shape, by_columns, dtype = parse_header(content)
             offset = content.tell()
-        shape = tuple(map(int, shape))
         if dtype.kind not in "buif":
             raise ValueError(f"{dtype} of shape {shape}, not real numbers")
         size = status.st_size - offset
         if min(shape, default=0) < 0 or size != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{size} bytes of data, not {dtype} of shape {shape}")
-    except Exception as error:  # NumPy raises half a dozen types
+    except (OSError, ValueError) as error:
         raise unusable(path, error) from None
     return Header(shape, by_columns, dtype, offset)
+
+
+def parse_header(content) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read the header after the magic string and the version: shape, order by columns, dtype.
+
+    Raises ValueError if it is damaged.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd headers
+            shape, by_columns, dtype = np.lib.format.read_array_header_1_0(content)
+        return tuple(map(int, shape)), by_columns, dtype
+    except Exception:  # NumPy raises half a dozen types
+        raise ValueError("damaged header") from None
 
 
 def read_npy(path: Path) -> np.ndarray:
@@ -221,8 +236,7 @@ def unusable(path: Path, error: Exception) -> DataError:
         reason = error.strerror
     else:
         reason = " ".join(str(error).split())
-        reason = reason.partition(". ")[0]  # drops NumPy's advice to load it anyway
-    return DataError(f"{path}: unusable: {printable(reason) or 'damaged'}")
+    return DataError(f"{path}: unusable: {printable(reason)}")
 
 
 # --- The four files -------------------------------------------------------------------------------

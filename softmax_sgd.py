@@ -119,7 +119,7 @@ def load_part(data_dir: str | os.PathLike, part: str) -> tuple[np.ndarray, np.nd
     if y.ndim != 1:
         hint = ""
         if y.ndim == 2:
-            hint = "; save y.ravel()" if y.shape[1] == 1 else "; if one-hot, save y.argmax(axis=1)"
+            hint = "; save y.ravel()" if 1 in y.shape else "; if one-hot, save y.argmax(axis=1)"
         raise DataError(f"{labels}: labels of shape {y.shape}, not (n,){hint}")
     check_values(labels, y, CLASSES - 1, "; if the classes are numbered from 1, save y - 1")
     if (y % 1).any():
@@ -680,7 +680,8 @@ def number(kind: type, valid: Callable, wanted: str) -> Callable[[str], int | fl
         except ValueError:
             value = math.nan  # which is never valid
         if not valid(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+            hint = "; write one number, or several with spaces between" if "," in text else ""
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}{hint}")
         return value
 
     return parse
@@ -688,11 +689,9 @@ def number(kind: type, valid: Callable, wanted: str) -> Callable[[str], int | fl
 
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line; exit with status 2 if it is invalid."""
-    whole, spaces = "a whole number from 1 to 1000000000", "; separate several with spaces"
-    count = number(int, lambda v: 1 <= v <= 10**9, whole)
-    size = number(int, lambda v: 1 <= v <= 10**9, whole + spaces)
-    rate = number(float, lambda v: 0 < v < math.inf, "a finite number above 0" + spaces)
-    alpha = number(float, lambda v: 0 <= v < math.inf, "a finite number, 0 or more" + spaces)
+    count = number(int, lambda v: 1 <= v <= 10**9, "a whole number from 1 to 1000000000")
+    rate = number(float, lambda v: 0 < v < math.inf, "a finite number above 0")
+    alpha = number(float, lambda v: 0 <= v < math.inf, "a finite number, 0 or more")
     seed = number(int, lambda v: v >= 0, "a whole number, 0 or more")
     fraction = number(float, lambda v: 0 < v < 1, "a number between 0 and 1")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -712,7 +711,7 @@ def parse_arguments() -> argparse.Namespace:
     # fmt: off
     grid, default = Grid(), "(default: %(default)s)"
     add = parser.add_argument
-    add("--batch-sizes", type=size, nargs="+", metavar="N", default=grid.batch_sizes,
+    add("--batch-sizes", type=count, nargs="+", metavar="N", default=grid.batch_sizes,
         help=f"minibatch sizes, {several(grid.batch_sizes)}")
     add("--learning-rates", type=rate, nargs="+", metavar="R", default=grid.learning_rates,
         help=f"learning rates, {several(grid.learning_rates)}")

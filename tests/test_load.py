@@ -75,8 +75,8 @@ def test_every_dtype_and_order_gives_the_same_numbers(folder, dtype, order):
     ("highest", "divisor", "note"),
     [
         (1, 1, "Note: the images in {} already look normalised and are used unchanged\n"),
-        (1.5, 255, "Note: dividing by 255, although no pixel in {} exceeds 1.5\n"),
-        (127, 255, "Note: dividing by 255, although no pixel in {} exceeds 127\n"),
+        (1.5, 255, "Note: dividing by 255, although no training pixel exceeds 1.5\n"),
+        (127, 255, "Note: dividing by 255, although no training pixel exceeds 127\n"),
         (128, 255, ""),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_file_of_python_2_is_read_without_a_warning(tmp_path, recwarn):
 # --- What is refused: own data in another form ----------------------------------------------------
 
 PIXELS = "not within 0 to 255; pixels may be 0..255 or 0..1, but not standardised"
-FROM_1 = "not within 0 to 9; if they begin at 1, save y - 1"
+FROM_1 = "not within 0 to 9; if the classes are numbered from 1, save y - 1"
 
 # The wrong array, the file that has it, and the line that the user sees after the file's name.
 WRONG = {
@@ -119,16 +119,16 @@ WRONG = {
     "test images of another scale": (
         X[:3] / 255,
         TEST_IMAGES,
-        "scaled unlike the training images: only one of them exceeds 1",
+        "not scaled like the training images: only one set exceeds 1",
     ),
     "one-hot labels": (
         np.eye(10)[Y],
         LABELS,
-        "labels of shape (6, 10), not (n,); save y.argmax(axis=1) if they are one-hot",
+        "labels of shape (6, 10), not (n,); if one-hot, save y.argmax(axis=1)",
     ),
     "labels in a column": (Y[:, None], LABELS, "labels of shape (6, 1), not (n,); save y.ravel()"),
     "labels in a row": (Y[None], LABELS, "labels of shape (1, 6), not (n,); save y.ravel()"),
-    "a single label": (Y[0], LABELS, "labels of shape (), not (n,); save y.ravel()"),
+    "a single label": (Y[0], LABELS, "labels of shape (), not (n,)"),
     "no labels": (Y[:0], LABELS, "empty, of shape (0,)"),
     "labels from 5 to 10": (Y + 5, LABELS, f"values from 5 to 10, {FROM_1}"),
     "a negative label": (Y - 1, LABELS, f"values from -1 to 4, {FROM_1}"),
@@ -163,14 +163,16 @@ def test_the_advice_leads_to_the_right_form(folder, fault):
     """The message tells what to save; that is computed from the wrong array, and saved."""
     array, name, _ = WRONG[fault]
     np.save(folder / name, array)
-    advice = re.search(r"save (.*?)( if .*)?$", refusal(folder))[1]
+    advice = re.search(r"save (.*?)$", refusal(folder))[1]
     np.save(folder / name, eval(advice, {"X": array, "y": array}))
     load(folder)
 
 
 def test_the_scale_may_be_wrong_in_either_part(folder):
     np.save(folder / IMAGES, X / 255)
-    assert refusal(folder).startswith(f"{folder / TEST_IMAGES}: scaled unlike the training images")
+    assert refusal(folder).startswith(
+        f"{folder / TEST_IMAGES}: not scaled like the training images"
+    )
 
 
 # --- What is refused: files that are missing, or no arrays ----------------------------------------
@@ -178,7 +180,7 @@ def test_the_scale_may_be_wrong_in_either_part(folder):
 
 def test_missing_files_are_named_all_at_once_with_the_command_that_fetches_them(folder):
     command = (
-        f"To fetch Fashion-MNIST into this folder: python download_data.py --data-dir {folder}"
+        f'To fetch Fashion-MNIST into this folder: python download_data.py --data-dir "{folder}"'
     )
     os.remove(folder / LABELS)
     assert refusal(folder) == f"{folder}: missing {LABELS}. {command}"
