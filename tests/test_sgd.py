@@ -64,6 +64,7 @@ STEP_MISTAKES = [
     "the gradient is clipped to -1..1",
     "the gradient is scaled to length 1",
     "the step is clipped to -1..1",
+    "the step of W is clipped to -1..1",
 ]
 
 
@@ -105,6 +106,8 @@ def after_a_step(p, rows, alpha, rate, mistake=None):
     step_W, step_b = rate * (dW - decay), rate * db
     if mistake == "the step is clipped to -1..1":
         step_W, step_b = np.clip(step_W, -1, 1), np.clip(step_b, -1, 1)
+    if mistake == "the step of W is clipped to -1..1":
+        step_W = np.clip(step_W, -1, 1)
     return {"W": p.W - rate * decay - step_W, "b": p.b - step_b}
 
 
@@ -178,8 +181,8 @@ STEPS_MISTAKES = [
     "only the last minibatch's update is kept",
     "all steps use the gradients at the start",
     "the last, smaller minibatch is divided by the full size",
-    "momentum of 0.9",
-    "momentum of 0.9, damped by 1 - 0.9",
+    "momentum of 0.9 is used",
+    "momentum of 0.9 is used, damped by 1 - 0.9",
     "the learning rate is halved after each step",
     "the learning rate is divided by the number of the step",
     "the weights are averaged over the steps",
@@ -206,10 +209,10 @@ def after_steps(p, batches, rate, mistake=None):
         if mistake == "the last, smaller minibatch is divided by the full size":
             share = len(rows) / len(batches[0])
             dW, db = share * (dW - p.alpha * W) + p.alpha * W, share * db
-        if mistake == "momentum of 0.9":
+        if mistake == "momentum of 0.9 is used":
             velocity_W, velocity_b = 0.9 * velocity_W + dW, 0.9 * velocity_b + db
             dW, db = velocity_W, velocity_b
-        if mistake == "momentum of 0.9, damped by 1 - 0.9":
+        if mistake == "momentum of 0.9 is used, damped by 1 - 0.9":
             velocity_W = 0.9 * velocity_W + 0.1 * dW
             velocity_b = 0.9 * velocity_b + 0.1 * db
             dW, db = velocity_W, velocity_b
