@@ -186,6 +186,7 @@ STEPS_MISTAKES = [
     "the learning rate is halved after each step",
     "the learning rate is divided by the number of the step",
     "the weights are averaged over the steps",
+    "alpha shrinks W in the first step only",
 ]
 
 
@@ -204,6 +205,8 @@ def after_steps(p, batches, rate, mistake=None):
         if mistake == "only the last minibatch's update is kept":
             W, b = p.W, p.b
         dW, db = gradients(W, b, p.X[rows], labels, p.alpha)
+        if mistake == "alpha shrinks W in the first step only" and t > 0:
+            dW, db = gradients(W, b, p.X[rows], labels, 0 * p.alpha)
         if mistake == "all steps use the gradients at the start":
             dW, db = gradients(p.W, p.b, p.X[rows], labels, p.alpha)
         if mistake == "the last, smaller minibatch is divided by the full size":
