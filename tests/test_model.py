@@ -108,13 +108,6 @@ def test_the_cross_entropy_is_the_mean_of_minus_log_yhat(problem):
     assert np.array_equal(cross_entropy(p.W, p.b, p.X, p.y), metrics["cross-entropy"])
 
 
-def test_zero_weights_guess_at_random(problem):
-    p = problem
-    ce, accuracy = evaluate(np.zeros_like(p.W), np.zeros_like(p.b), p.X, p.y)
-    np.testing.assert_allclose(ce, np.log(4), rtol=1e-15, err_msg="not log c, for c = 4 classes")
-    np.testing.assert_array_equal(accuracy, (p.y == 0).mean(), "not the fraction of class 0")
-
-
 PENALTY_MISTAKES = [
     "alpha is divided by n",
     "the penalty is not halved",
@@ -205,6 +198,13 @@ def test_the_mean_of_a_stack_does_not_drift_in_float32():
     W, b = np.zeros((1, 10, 2), np.float32), np.zeros((10, 2), np.float32)
     said = "of 200,000 equal losses; is the mean taken in float32?"
     np.testing.assert_allclose(cross_entropy(W, b, X, y), np.log(10), rtol=1e-7, err_msg=said)
+
+
+def test_zero_weights_guess_at_random(problem):
+    p = problem
+    ce, accuracy = evaluate(np.zeros_like(p.W), np.zeros_like(p.b), p.X, p.y)
+    np.testing.assert_allclose(ce, np.log(4), rtol=1e-15, err_msg="not log c, for c = 4 classes")
+    np.testing.assert_array_equal(accuracy, (p.y == 0).mean(), "not the fraction of class 0")
 
 
 # --- Arguments ------------------------------------------------------------------------------------
