@@ -124,7 +124,7 @@ def test_stacks_are_as_few_and_as_even_as_may_be_but_at_least_two(axes, sizes):
     ours = {"learning rates": rates, "alphas": alphas}
     _, right_rates, right_alphas = np.meshgrid(*grid[:3], indexing="ij")
     right = {"learning rates": right_rates, "alphas": right_alphas}
-    exchanged = {"learning rates": alphas, "alphas": rates}
+    exchanged = {"learning rates": right_alphas, "alphas": right_rates}
     assert_right(ours, right, {"they were exchanged": exchanged})
     assert [len(stack.alphas) for stack in stacks] == sizes, "sizes of the stacks"
 
@@ -316,7 +316,7 @@ def test_each_model_is_a_plain_loop_of_sgd(examples, found, alone):
 
 
 def test_the_weights_kept_are_those_of_the_lowest_cross_entropy(found, alone):
-    """Models get better until some epoch, then worse; some of them by less than 1e-4."""
+    """Some models get better until some epoch, then worse."""
     best_epochs = found.curves.cross_entropy.argmin(axis=-1)
     for model, epochs in alone.items():
         best = best_epochs[model]
@@ -329,10 +329,7 @@ def test_the_weights_kept_are_those_of_the_lowest_cross_entropy(found, alone):
         )
         b_right = np.allclose(found.b[(..., *model)], epochs[best][1], 1e-9, 1e-9)
         assert b_right, f"{named(model)}: b is not that of epoch {best + 1}, though W is"
-    earlier = np.sort(found.curves.cross_entropy, axis=-1)
-    gains = earlier[..., 1] - earlier[..., 0]
     assert ((best_epochs > 5) & (best_epochs < 55)).any(), "this test needs a model that overfits"
-    assert ((gains > 1e-9) & (gains < 1e-5)).any(), "this test needs a gain below 1e-5"
 
 
 def test_the_weights_kept_give_exactly_the_cross_entropy_reported(examples, found, monkeypatch):
@@ -385,6 +382,17 @@ def test_of_equal_epochs_the_first_keeps_its_weights(examples):
     }
     ours, first = ({"W": W, "b": b} for _, W, b in (many, one))
     assert_right(ours, first, epochs, rtol=1e-4, atol=0)
+
+
+def test_the_smallest_gain_counts(examples):
+    """Each epoch gains less than 1e-6; the weights kept are those of the last one."""
+    curves, W, b = search(*examples, Grid((160,), (1e-7,), (0.0,), 3), seed=0)
+    gains = -np.diff(curves.cross_entropy[0, 0, 0])
+    assert (gains > 0).all(), "this test needs a cross-entropy that falls in each epoch"
+    assert (gains < 1e-6).all(), "this test needs small gains"
+    _, W_one, b_one = search(*examples, Grid((160,), (1e-7,), (0.0,), 1), seed=0)
+    first = {"the weights of epoch 1 were kept": {"W": W_one, "b": b_one}}
+    assert_right({"W": W, "b": b}, {"W": 3 * W_one, "b": 3 * b_one}, first, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("workers", [1, 3, 5])
