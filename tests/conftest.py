@@ -76,8 +76,9 @@ def assert_right(ours, right, mistakes, rtol=1e-9, atol=1e-12):
     message = f"{' and '.join(wrong)} wrong"
     if named:
         message += f", exactly as if {', or '.join(named)}"
-    for name in wrong:
-        message += f"\n\n{name} is\n{ours[name]}\nbut must be\n{right[name]}"
+    with np.printoptions(threshold=50):
+        for name in wrong:
+            message += f"\n\n{name} is\n{ours[name]}\nbut must be\n{right[name]}"
     pytest.fail(message, pytrace=False)
 
 

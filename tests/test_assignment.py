@@ -157,12 +157,14 @@ def test_the_test_set_is_evaluated_once_at_the_end_by_the_winner(own_files, monk
         return {"W": kept.W[(..., *point)], "b": kept.b[(..., *point)]}
 
     *winner, _ = best_point(kept.curves)
-    others = {
-        f"the model at the indices {point} were the winner": of(point)
-        for point in np.ndindex(kept.W.shape[2:])
-        if point != tuple(winner)
-    }
-    assert_right(kept.tested, of(winner), others, rtol=0, atol=0)
+    right, others = of(winner), {}
+    for point in np.ndindex(kept.W.shape[2:]):
+        if point != tuple(winner):
+            others[f"the model at the indices {point} were the winner"] = of(point)
+            others[f"b were that of the model at {point}"] = {**right, "b": of(point)["b"]}
+            others[f"W were that of the model at {point}"] = {**right, "W": of(point)["W"]}
+    others["b were left out"] = {**right, "b": 0 * right["b"]}
+    assert_right(kept.tested, right, others, rtol=0, atol=0)
 
 
 # "Record both the (unregularised) cross-entropy ... and the percentage of correctly classified"

@@ -118,7 +118,7 @@ TRAINING_MISTAKES = [
     "the bias never learns",
     "the bias goes up its gradient",
     "the bias is dropped after each epoch",
-    "momentum of 0.9",
+    "momentum of 0.9 is used",
     "the learning rate is halved every 5 epochs",
     "the learning rate is divided by the number of the epoch",
     "the weights go on from one model to the next",
@@ -207,7 +207,7 @@ def epochs_of(point, W, b, parts, rng, mistake=None):
                 db = 0 * db
             if mistake == "the bias goes up its gradient":
                 db = -db
-            if mistake == "momentum of 0.9":
+            if mistake == "momentum of 0.9 is used":
                 velocity_W, velocity_b = 0.9 * velocity_W + dW, 0.9 * velocity_b + db
                 dW, db = velocity_W, velocity_b
             W, b = W - rate * dW, b - rate * db

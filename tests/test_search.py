@@ -112,7 +112,6 @@ def test_stacks_are_as_few_and_as_even_as_may_be_but_at_least_two(axes, sizes):
     n_sizes, n_rates, n_alphas = axes
     grid = Grid(range(1, n_sizes + 1), range(1, n_rates + 1), range(n_alphas), 1)
     stacks = stacks_of(grid, 0)
-    assert [len(stack.alphas) for stack in stacks] == sizes
     times, rates, alphas = np.zeros((3, *axes))
     for stack in stacks:
         i = grid.batch_sizes.index(stack.batch_size)
@@ -123,10 +122,11 @@ def test_stacks_are_as_few_and_as_even_as_may_be_but_at_least_two(axes, sizes):
         rates[stack.at], alphas[stack.at] = stack.learning_rates, stack.alphas
     assert (times == 1).all(), f"{(times == 0).sum()} models of {times.size} are in no stack"
     ours = {"learning rates": rates, "alphas": alphas}
-    right = dict(zip(("_", "learning rates", "alphas"), np.meshgrid(*grid[:3], indexing="ij")))
-    del right["_"]
-    exchanged = {"learning rates": alphas, "alphas": rates}
+    _, right_rates, right_alphas = np.meshgrid(*grid[:3], indexing="ij")
+    right = {"learning rates": right_rates, "alphas": right_alphas}
+    exchanged = {"learning rates": right_alphas, "alphas": right_rates}
     assert_right(ours, right, {"they were exchanged": exchanged})
+    assert [len(stack.alphas) for stack in stacks] == sizes, "sizes of the stacks"
 
 
 # --- What trains ----------------------------------------------------------------------------------
@@ -300,6 +300,8 @@ def explain(examples, alone, model, ours):
         return "this model was never trained"
     right = np.isclose(ours, curve(alone[model]), 1e-9)
     first = right.argmin()
+    if len(set(ours[first:])) == 1 < len(ours[first:]):
+        return f"right until epoch {first}, then it stays at {ours[first]}: does it stop early?"
     return f"right until epoch {first}, then {ours[first]}, not {curve(alone[model])[first]}"
 
 
@@ -314,7 +316,7 @@ def test_each_model_is_a_plain_loop_of_sgd(examples, found, alone):
 
 
 def test_the_weights_kept_are_those_of_the_lowest_cross_entropy(found, alone):
-    """Models get better until some epoch, then worse; some of them by less than 1e-4."""
+    """Some models get better until some epoch, then worse."""
     best_epochs = found.curves.cross_entropy.argmin(axis=-1)
     for model, epochs in alone.items():
         best = best_epochs[model]
@@ -327,10 +329,7 @@ def test_the_weights_kept_are_those_of_the_lowest_cross_entropy(found, alone):
         )
         b_right = np.allclose(found.b[(..., *model)], epochs[best][1], 1e-9, 1e-9)
         assert b_right, f"{named(model)}: b is not that of epoch {best + 1}, though W is"
-    earlier = np.sort(found.curves.cross_entropy, axis=-1)
-    gains = earlier[..., 1] - earlier[..., 0]
     assert ((best_epochs > 5) & (best_epochs < 55)).any(), "this test needs a model that overfits"
-    assert ((gains > 1e-9) & (gains < 1e-5)).any(), "this test needs a gain below 1e-5"
 
 
 def test_the_weights_kept_give_exactly_the_cross_entropy_reported(examples, found, monkeypatch):
@@ -360,7 +359,8 @@ def test_a_model_that_diverges_leaves_the_others_of_its_stack_alone(examples):
         curves, W, b = search(X, y, train, validation, grid, seed=0)
     finite = np.isfinite(curves.cross_entropy[0])
     assert finite[1, 1, 0], "this test needs a model whose first epoch is finite"
-    assert not finite[1, 1, -1], "this test needs a model that diverges"
+    last = curves.cross_entropy[0, 1, 1, -1]
+    assert not finite[1, 1, -1], f"a curve that diverges ends in {last}, not in NaN or infinity"
     for j, k in [(0, 0), (0, 1), (1, 0)]:
         assert finite[j, k].all(), f"the model {(j, k)} diverges, because another one does"
         lone = Grid((16,), grid.learning_rates[j : j + 1], grid.alphas[k : k + 1], 60)
@@ -377,9 +377,22 @@ def test_of_equal_epochs_the_first_keeps_its_weights(examples):
     """A rate too small to change the cross-entropy still moves the weights, epoch by epoch."""
     one, many = (search(*examples, Grid((160,), (1e-20,), (0.0,), n), seed=0) for n in (1, 3))
     assert np.ptp(many[0].cross_entropy) == 0
-    epochs = {f"these are of epoch {e}": {"W": one[1] * e, "b": one[2] * e} for e in (2, 3)}
+    epochs = {
+        f"the weights of epoch {e} were kept": {"W": one[1] * e, "b": one[2] * e} for e in (2, 3)
+    }
     ours, first = ({"W": W, "b": b} for _, W, b in (many, one))
     assert_right(ours, first, epochs, rtol=1e-4, atol=0)
+
+
+def test_the_smallest_gain_counts(examples):
+    """Each epoch gains less than 1e-6; the weights kept are those of the last one."""
+    curves, W, b = search(*examples, Grid((160,), (1e-7,), (0.0,), 3), seed=0)
+    gains = -np.diff(curves.cross_entropy[0, 0, 0])
+    assert (gains > 0).all(), "this test needs a cross-entropy that falls in each epoch"
+    assert (gains < 1e-6).all(), "this test needs small gains"
+    _, W_one, b_one = search(*examples, Grid((160,), (1e-7,), (0.0,), 1), seed=0)
+    first = {"the weights of epoch 1 were kept": {"W": W_one, "b": b_one}}
+    assert_right({"W": W, "b": b}, {"W": 3 * W_one, "b": 3 * b_one}, first, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("workers", [1, 3, 5])
@@ -423,6 +436,47 @@ def test_many_rows_count_as_few_do():
     right = {"cross-entropy": losses.mean(), "accuracy": (Z.argmax(axis=1) == labels).mean()}
     ours = {name: c[0, 0, 0, 0] for name, c in zip(right, curves)}
     assert_right(ours, right, {}, rtol=0, atol=1e-4)
+
+
+# --- The winner -----------------------------------------------------------------------------------
+
+
+def curves_of(cross_entropy):
+    return Curves(np.array(cross_entropy, float), np.zeros(np.shape(cross_entropy)))
+
+
+@pytest.mark.parametrize("lowest", [0.49, 0.4999999])
+def test_the_lowest_cross_entropy_wins_however_close(lowest):
+    cross_entropy = np.full((4, 5, 6, 7), 0.5)
+    cross_entropy[2, 3, 4, 5] = lowest
+    accuracy = np.zeros(cross_entropy.shape)
+    accuracy[0, 0, 0, 0] = 1
+    assert best_point(Curves(cross_entropy, accuracy)) == (2, 3, 4, 5), "not the lowest"
+
+
+@pytest.mark.parametrize(
+    ("tied", "wins"),
+    [
+        (((0, 0, 1, 3), (1, 1, 0, 2)), (1, 1, 0, 2)),
+        (((0, 0, 0, 2), (0, 1, 1, 2)), (0, 1, 1, 2)),
+        (((0, 0, 1, 2), (1, 1, 1, 2)), (1, 1, 1, 2)),
+        (((0, 0, 1, 2), (0, 1, 1, 2)), (0, 0, 1, 2)),
+    ],
+    ids=["fewer epochs", "larger alpha", "larger minibatch", "smaller rate"],
+)
+def test_ties_go_to(tied, wins):
+    cross_entropy = np.ones((2, 2, 2, 4))
+    for at in tied:
+        cross_entropy[at] = 0.5
+    assert best_point(curves_of(cross_entropy)) == wins
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_model_with_a_point_that_is_not_finite_has_diverged(bad):
+    cross_entropy = np.array([[[[0.1, 0.2, bad], [0.5, 0.4, 0.6]]]])
+    assert best_point(curves_of(cross_entropy)) == (0, 0, 1, 1)
+    with pytest.raises(FloatingPointError, match="every model diverged"):
+        best_point(curves_of(cross_entropy[:, :, :1]))
 
 
 # --- Workers and progress -------------------------------------------------------------------------
@@ -545,44 +599,3 @@ def test_labels_that_are_no_class_are_refused(examples, label):
 def test_an_axis_that_is_no_sequence_is_refused(examples, axis, value):
     with pytest.raises(ValueError, match=axis):
         search(*examples, SHORT._replace(**{axis: value}), SEED)
-
-
-# --- The winner -----------------------------------------------------------------------------------
-
-
-def curves_of(cross_entropy):
-    return Curves(np.array(cross_entropy, float), np.zeros(np.shape(cross_entropy)))
-
-
-@pytest.mark.parametrize("lowest", [0.49, 0.4999999])
-def test_the_lowest_cross_entropy_wins_however_close(lowest):
-    cross_entropy = np.full((4, 5, 6, 7), 0.5)
-    cross_entropy[2, 3, 4, 5] = lowest
-    accuracy = np.zeros(cross_entropy.shape)
-    accuracy[0, 0, 0, 0] = 1
-    assert best_point(Curves(cross_entropy, accuracy)) == (2, 3, 4, 5)
-
-
-@pytest.mark.parametrize(
-    ("tied", "wins"),
-    [
-        (((0, 0, 1, 3), (1, 1, 0, 2)), (1, 1, 0, 2)),
-        (((0, 0, 0, 2), (0, 1, 1, 2)), (0, 1, 1, 2)),
-        (((0, 0, 1, 2), (1, 1, 1, 2)), (1, 1, 1, 2)),
-        (((0, 0, 1, 2), (0, 1, 1, 2)), (0, 0, 1, 2)),
-    ],
-    ids=["fewer epochs", "larger alpha", "larger minibatch", "smaller rate"],
-)
-def test_ties_go_to(tied, wins):
-    cross_entropy = np.ones((2, 2, 2, 4))
-    for at in tied:
-        cross_entropy[at] = 0.5
-    assert best_point(curves_of(cross_entropy)) == wins
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_model_with_a_point_that_is_not_finite_has_diverged(bad):
-    cross_entropy = np.array([[[[0.1, 0.2, bad], [0.5, 0.4, 0.6]]]])
-    assert best_point(curves_of(cross_entropy)) == (0, 0, 1, 1)
-    with pytest.raises(FloatingPointError, match="every model diverged"):
-        best_point(curves_of(cross_entropy[:, :, :1]))
