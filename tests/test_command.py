@@ -258,16 +258,18 @@ def unwritable(folder):
     """A folder in which even who runs these tests may not write: `folder`, if that can be."""
     folder.mkdir()
     if os.name == "nt":
-        deny = ["icacls", folder, "/deny", "*S-1-1-0:(W)"]  # everyone
-        if subprocess.run(deny, capture_output=True).returncode:
-            pytest.skip("permissions cannot be set here")
-    elif os.geteuid() == 0:  # permissions do not bind root
-        folder = Path("/proc/self")
-        if not folder.is_dir():
-            pytest.skip("root may write everywhere")
+        everyone = "*S-1-1-0"
+        subprocess.run(["icacls", folder, "/deny", f"{everyone}:(W)"], capture_output=True)
     else:
         folder.chmod(0o555)
-    return folder
+        if os.geteuid() == 0:  # whom permissions do not bind, but this file system does
+            folder = Path("/proc/self")
+    try:
+        (folder / "probe").touch()
+    except OSError:
+        return folder
+    (folder / "probe").unlink()
+    pytest.skip("permissions do not bind here")
 
 
 # What is in the way of the results in the folder "out", and the line that the user sees.
