@@ -230,7 +230,7 @@ def jax_stacked(data):
 
 
 def this_project(data):
-    sys.setswitchinterval(1e-4)  # as softmax_sgd.py does when it is run as a program
+    sys.setswitchinterval(0.001)  # as softmax_sgd.py does when it is run as a program
 
     def train(grid):
         X, y, training, validation = data.X, data.y, data.train, data.validation
