@@ -178,8 +178,8 @@ def at_labels(y) -> tuple:
 def evaluate(W, b, X, y) -> tuple[np.ndarray, np.ndarray]:
     """The unregularised cross-entropy, the mean of (log Σ_j exp z_j) - z_y, and the accuracy."""
     Z = logits(W, b, X)
-    losses = np.log(np.exp(Z).sum(axis=0)).T - Z[at_labels(y)]  # (n,), or (n, K)
     correct = Z.argmax(axis=0) == y  # (n,), or (K, n)
+    losses = np.log(np.exp(Z).sum(axis=0)).T - Z[at_labels(y)]  # (n,), or (n, K)
     return losses.mean(axis=0, dtype=np.float64), correct.mean(axis=-1)
 
 
