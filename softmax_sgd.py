@@ -177,9 +177,9 @@ def at_labels(y) -> tuple:
 
 def evaluate(W, b, X, y) -> tuple[np.ndarray, np.ndarray]:
     """The unregularised cross-entropy, the mean of (log Σ_j exp z_j) - z_y, and the accuracy."""
-    Z = logits(W, b, X)
+    Z, own_class = logits(W, b, X), at_labels(y)
     correct = Z.argmax(axis=0) == y  # (n,), or (K, n)
-    losses = np.log(np.exp(Z).sum(axis=0)).T - Z[at_labels(y)]  # (n,), or (n, K)
+    losses = np.log(np.exp(Z).sum(axis=0)).T - Z[own_class]  # (n,), or (n, K)
     return losses.mean(axis=0, dtype=np.float64), correct.mean(axis=-1)
 
 
