@@ -30,7 +30,7 @@ CLASSES = NAMES.split(", ")
 BLUE, ORANGE, GREY = "#00508c", "#a85000", "#666666"
 SHADES = LinearSegmentedColormap.from_list("shades", ["white", "#c4dbec", "#6fa8d6"])
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#d97b00", "white", "#00355f"])
-CENTRED = {"ha": "center", "va": "center_baseline", "size": 7}
+CENTRED = {"ha": "center", "va": "center_baseline"}
 STYLE = {
     # Typst has the first font; Matplotlib, which only measures, has the second, of equal widths.
     "font.family": ["New Computer Modern", "cmr10"],
@@ -88,7 +88,7 @@ def bare(axes) -> None:
     axes.tick_params(length=0)
 
 
-def cells(axes, values, texts, bold, high: float) -> None:
+def cells(axes, values, texts, bold, high: float, size: float = 7) -> None:
     """A heat map of `values` from 0 to `high`, the darker the higher, with a text in each cell.
 
     `values`, `texts` and `bold` have the same shape; their first row is the lowest.
@@ -96,7 +96,7 @@ def cells(axes, values, texts, bold, high: float) -> None:
     axes.pcolormesh(values, cmap=SHADES, vmin=0, vmax=high, ec="white", lw=1)
     for (row, column), text in np.ndenumerate(texts):
         weight = "bold" if bold[row, column] else "normal"
-        axes.text(column + 0.5, row + 0.5, text, weight=weight, **CENTRED)
+        axes.text(column + 0.5, row + 0.5, text, weight=weight, size=size, **CENTRED)
     bare(axes)
 
 
@@ -151,7 +151,7 @@ def heat() -> Figure:
     figure.get_layout_engine().set(w_pad=0.02, wspace=0)
     panels = figure.subplots(1, len(lowest), sharey=True)
     for i, axes in enumerate(panels):
-        cells(axes, above[i], texts[i], chosen[i], 1.2 * above.max())
+        cells(axes, above[i], texts[i], chosen[i], 1.2 * above.max(), size=6.3)
         for j, k in np.argwhere(chosen[i]):
             axes.fill([k, k + 1, k + 1, k], [j, j, j + 1, j + 1], fc="none", ec=ORANGE, lw=2)
         axes.set_title(f"minibatches of {grid['batch_sizes'][i]}", loc="center")
@@ -181,11 +181,12 @@ def curves() -> Figure:
     near = read("choice")["neighbours"]
     right.plot(near["epochs"], near["cross_entropy"], "o", color=BLUE, markersize=3)
     right.plot(best, lowest, "o", color=ORANGE, markersize=5)
-    for step, align in ((-1, "right"), (0, "center"), (1, "left")):  # the values named in the text
+    # The values named in the text, each where the blue line is not.
+    for step, align, up in ((-1, "right", -0.003), (0, "center", -0.003), (1, "left", 0.003)):
         value = near["cross_entropy"][near["epochs"].index(best + step)]
-        colour, up = (BLUE, 0) if step else (ORANGE, -0.0028)
-        place = {"ha": align, "va": "center", "size": 7.5, "color": colour}
-        right.text(best + 1.2 * step, value + up, f"{value:.4f}", **place)
+        place = {"ha": align, "va": "center", "size": 7.5, "color": BLUE if step else ORANGE}
+        label = right.text(best + 1.2 * step, value + up, f"{value:.4f}", **place)
+        label.set_bbox({"facecolor": "white", "linewidth": 0, "pad": 1})
     right.set(xlim=(near["epochs"][0] - 1, near["epochs"][-1] + 1))
     right.set(ylim=(lowest - 0.006, max(near["cross_entropy"]) + 0.004), xticks=near["epochs"])
     right.set_title("validation near the chosen epoch")
@@ -197,11 +198,11 @@ def confusion() -> Figure:
     counts = np.array(read("winner")["confusion"])
     right = np.eye(len(counts), dtype=bool)
     mistakes = np.where(right, 0, counts)
-    figure = Figure((9 * CM, 5.8 * CM))
+    figure = Figure((9 * CM, 5.4 * CM))
     axes = figure.subplots()
     cells(axes, mistakes, np.where(counts, counts, ""), right, 1.1 * mistakes.max())
     for true, accuracy in enumerate(counts.diagonal() / counts.sum(axis=1)):
-        axes.text(10.9, true + 0.5, f"{accuracy:.1%}", **CENTRED)
+        axes.text(10.9, true + 0.5, f"{accuracy:.1%}", size=7, **CENTRED)
     slanted = {"rotation": 55, "rotation_mode": "anchor", "ha": "left", "va": "baseline"}
     axes.xaxis.tick_top()
     axes.set_xticks([*np.arange(10) + 0.6, 11], [*CLASSES, "correct"], **slanted)
@@ -215,7 +216,7 @@ def confusion() -> Figure:
 
 def weights() -> Figure:
     """The ten columns of W as images: blue raises the score of the class, orange lowers it."""
-    W, figure = arrays("model")["W"], Figure((4.8 * CM, 5.8 * CM), layout="none")
+    W, figure = arrays("model")["W"], Figure((4.8 * CM, 5.4 * CM), layout="none")
     bound = np.quantile(np.abs(W), 0.995)
     for k, name in enumerate(CLASSES):
         row, column = divmod(k, 3)
@@ -276,10 +277,11 @@ def plane() -> Figure:
 def logistic() -> Figure:
     """The loss, b and the length of w by step, for (i) and (ii), and the law dashed.
 
-    The law leaves a constant open in b and w: there, the dashed lines go through the last point.
+    For b and w the law gives only the leading term: there, the dashed lines go through the last
+    point.
     """
     facts, paths = read("logistic"), arrays("logistic")
-    t, figure = paths["t"], Figure((WIDTH, 3.8 * CM))
+    t, figure = paths["t"], Figure((WIDTH, 3.4 * CM))
     panels = figure.subplots(1, 3)
     for name, (text, colour) in LOOKS.items():
         w, b, loss = paths[name][:, :2], paths[name][:, 2], paths[name][:, 3]
