@@ -64,7 +64,7 @@ LEARNING_RATE = 1.0
 
 ALPHAS = (1e-5, 1e-4, 3e-4, 1e-3)  # of the optima on the split of the search
 SPLIT_ALPHA = 3e-4  # of the optimum on the split of each seed
-WEIGHTS_WITHIN = 1e-7  # the distance from the optimal W at which Newton's method may stop
+WEIGHTS_WITHIN = 5e-9  # a bound on the distance of W from the optimum
 
 CLOSE = 0.005  # models whose cross-entropy is within this of the lowest count as close
 LAST_EPOCHS = 4

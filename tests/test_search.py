@@ -461,8 +461,15 @@ def test_the_lowest_cross_entropy_wins_however_close(lowest):
         (((0, 0, 0, 2), (0, 1, 1, 2)), (0, 1, 1, 2)),
         (((0, 0, 1, 2), (1, 1, 1, 2)), (1, 1, 1, 2)),
         (((0, 0, 1, 2), (0, 1, 1, 2)), (0, 0, 1, 2)),
+        (((0, 0, 1, 2), (1, 0, 0, 2)), (0, 0, 1, 2)),
     ],
-    ids=["fewer epochs", "larger alpha", "larger minibatch", "smaller rate"],
+    ids=[
+        "fewer epochs",
+        "larger alpha",
+        "larger minibatch",
+        "smaller rate",
+        "larger alpha before larger minibatch",
+    ],
 )
 def test_ties_go_to(tied, wins):
     cross_entropy = np.ones((2, 2, 2, 4))
