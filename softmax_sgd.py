@@ -701,7 +701,7 @@ def parse_arguments() -> argparse.Namespace:
         description="Train softmax regression on Fashion-MNIST by minibatch SGD: search a grid of\n"
         "hyperparameters on a validation set, then evaluate the best model once on the test set.",
         epilog="examples:\n"
-        "  python softmax_sgd.py                                    a minute or two\n"
+        "  python softmax_sgd.py                                    about two minutes\n"
         "  python softmax_sgd.py --batch-sizes 64 --epochs 5        a few seconds",
     )
 
