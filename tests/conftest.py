@@ -27,10 +27,11 @@ settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # it would hide what buffers keep
-# A shell starts a job in the background with these ignored.
+# A shell starts a job in the background with the first two ignored, nohup with the third.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if os.name == "posix":
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = sys.executable, ROOT / "softmax_sgd.py"
