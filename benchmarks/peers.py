@@ -370,7 +370,7 @@ def main() -> None:
         "process_per_core": apart,
     }
     if options.output:
-        options.output.write_text(json.dumps(results, indent=2) + "\n")
+        options.output.write_text(json.dumps(results, indent=2) + "\n", newline="\n")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ STYLE = {
 
 
 def read(name: str) -> dict:
-    return json.loads((RESULTS / f"{name}.json").read_text())
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def arrays(name: str) -> dict[str, np.ndarray]:

@@ -76,7 +76,7 @@ NEIGHBOURS = 3  # epochs shown on either side of the chosen one
 
 
 def read(name: str) -> dict:
-    return json.loads((RESULTS / f"{name}.json").read_text())
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def data() -> tuple:
@@ -620,7 +620,7 @@ def main() -> None:
     for name in chosen:
         start = time.monotonic()
         facts, arrays = PARTS[name]()
-        (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n", newline="\n")
         if arrays:
             np.savez_compressed(RESULTS / f"{name}.npz", **arrays)
         print(f"{name}: {time.monotonic() - start:.1f} s", file=sys.stderr)

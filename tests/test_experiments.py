@@ -15,7 +15,7 @@ RESULTS = experiments.RESULTS
 
 
 def recorded(name: str) -> dict:
-    return json.loads((RESULTS / f"{name}.json").read_text())
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 # --- The chosen model -----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ HYPERPARAMETERS = "batch_size", "learning_rate", "alpha", "epochs"
 
 
 def recorded(name: str) -> dict:
-    return json.loads((RESULTS / f"{name}.json").read_text())
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def differences(f, at, h=1e-5):
@@ -378,7 +378,7 @@ def test_the_reported_search_is_the_one_of_its_seed():
 @pytest.fixture(scope="session")
 def build():
     """report/build.py, if what it needs is there in the pinned versions."""
-    requirements = (REPORT / "requirements.txt").read_text()
+    requirements = (REPORT / "requirements.txt").read_text(encoding="utf-8")
     for name, pin in re.findall(r"^(\w+)==([\d.]+)", requirements, re.MULTILINE):
         pytest.importorskip(name)
         if version(name) != pin:
@@ -422,7 +422,7 @@ def taken_apart(path) -> tuple[str, list[np.ndarray]]:
     """An SVG without the images in it, and these images."""
     imread = pytest.importorskip("matplotlib.image").imread
     embedded = re.compile(r"base64,([^\"]*)")
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     images = [imread(io.BytesIO(base64.b64decode(data))) for data in embedded.findall(text)]
     return embedded.sub("", text), images
 
@@ -435,15 +435,17 @@ def test_report_has_six_pages_and_answers_all_questions_on_the_first_four(quoted
 def test_report_quotes_the_metrics_of_the_readme(quoted):
     lines = {f"{name}: {value}" for name, value in quoted.items() if isinstance(value, str)}
     assert len(lines) == 4
-    assert lines <= set((ROOT / "README.md").read_text().splitlines())
+    assert lines <= set((ROOT / "README.md").read_text(encoding="utf-8").splitlines())
 
 
 def test_every_figure_and_table_is_referred_to():
-    text = (REPORT / "report.typ").read_text()
+    text = (REPORT / "report.typ").read_text(encoding="utf-8")
     labels = set(re.findall(r"^ *\) <([\w-]+)>", text, re.MULTILINE))
     assert len(labels) == 9
     assert labels <= set(re.findall(r"@([\w-]+)", text))
 
 
 def test_no_measured_number_is_typed_into_the_report():
-    assert not re.search(r"\b0\.\d{3,}|\b\d\d\.\d+ ?%", (REPORT / "report.typ").read_text())
+    assert not re.search(
+        r"\b0\.\d{3,}|\b\d\d\.\d+ ?%", (REPORT / "report.typ").read_text(encoding="utf-8")
+    )
