@@ -768,12 +768,34 @@ def test_closed_streams_are_no_error(finished_run, tmp_path, closed):
     assert sorted(os.listdir(tmp_path)) == sorted(RESULTS)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the device /dev/full")
+full_disk = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+
+
+@full_disk
 def test_a_full_disk_under_stdout_is_told(finished_run):
     with open("/dev/full", "w") as full:
         done = command(*ONE_MODEL, "--data-dir", finished_run.own_files, stdout=full)
     assert done.returncode == 1
     assert done.stderr.endswith("cannot write the results: No space left on device\n")
+
+
+@full_disk
+@both
+def test_help_that_cannot_be_written_is_told_once(program):
+    """Not once more by Python, when it ends."""
+    with open("/dev/full", "w") as full:
+        done = command("--help", line=[sys.executable, ROOT / program], stdout=full)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr == f"{program}: cannot write the results: No space left on device\n"
+
+
+@both
+def test_help_may_lose_its_reader(program):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = command("--help", line=[sys.executable, ROOT / program], stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 # --- To the letter --------------------------------------------------------------------------------
