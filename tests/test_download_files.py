@@ -101,6 +101,15 @@ def test_a_damaged_file_stays_until_its_replacement_is_verified(tmp_path, server
         assert outcome.lines[0] == f"{path}: {reason}; fetching it again"
 
 
+def test_images_with_a_pixel_of_nan_are_damaged(tmp_path, server):
+    content = bytearray(original(IMAGES.name))
+    content[128:132] = np.float32(np.nan).tobytes()
+    (tmp_path / IMAGES.name).write_bytes(content)
+    mirror = server.url("404")
+    outcome = fetch(tmp_path, mirror, files=[IMAGES])
+    assert server.asked(mirror) == [IMAGES.name], f"taken for the user's own:\n{outcome.err}"
+
+
 def test_a_damaged_file_that_another_program_has_open_is_replaced_or_left(tmp_path, server):
     """Windows does not let it be replaced. Then it is left, and the status tells so."""
     path = tmp_path / SMALL.name
@@ -209,11 +218,12 @@ def test_what_is_no_regular_file_is_left_alone(tmp_path, server, kind):
 def test_a_file_that_may_not_be_read_is_left_alone(tmp_path, server):
     """Nobody can tell whose it is."""
     path, prefix, mirror = tmp_path / SMALL.name, unprivileged(), server.url("good")
-    path.write_bytes(b"whose?")
+    content = b"whose?".ljust(SMALL.size)  # the right size, so it would have to be read
+    path.write_bytes(content)
     path.chmod(0)
     outcome = finish(start(tmp_path, mirror=mirror, prefix=prefix))
     path.chmod(0o600)
-    assert path.read_bytes() == b"whose?", outcome.err
+    assert path.read_bytes() == content, outcome.err
     assert outcome.status == 1
     assert not server.asked(mirror)
     assert outcome.lines[1] == f"  {SMALL.name}: cannot be read: Permission denied"
