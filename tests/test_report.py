@@ -424,6 +424,7 @@ def taken_apart(path) -> tuple[str, list[np.ndarray]]:
     embedded = re.compile(r"base64,([^\"]*)")
     text = path.read_text(encoding="utf-8")
     images = [imread(io.BytesIO(base64.b64decode(data))) for data in embedded.findall(text)]
+    text = re.sub(r'id="image\w+"', "", text)  # which Matplotlib makes from the compressed bytes
     return embedded.sub("", text), images
 
 
