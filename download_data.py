@@ -10,7 +10,7 @@ size, and get their final name only if their SHA-256 matches. Therefore
 - an array that may be the user's own, such as one of another shape, is never replaced;
 - if all files are present and correct, nothing is fetched or written;
 - the temporary folder is removed even after Ctrl-C or another signal;
-- time is bounded: an attempt at a file may take GRACE seconds, plus one per MIN_RATE bytes.
+- time is bounded: an attempt at a file may take GRACE seconds, plus one second per MIN_RATE bytes.
 """
 
 import sys
@@ -88,7 +88,8 @@ def printable(text: str) -> str:
 def run(program: Callable[[], None]) -> int:
     """Call `program` and return the exit status; report errors on stderr.
 
-    The args of a KeyboardInterrupt may hold the exit status, and then what was found so far.
+    The args of a KeyboardInterrupt are (exit status,), as `catch_signals` raises it, or (exit
+    status, text): the text is printed too.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not if it is closed
@@ -102,7 +103,7 @@ def run(program: Callable[[], None]) -> int:
         except SystemExit as stop:  # from argparse
             status = stop.code
         if sys.stdout is not None:
-            sys.stdout.flush()  # an error must come here, not at exit
+            sys.stdout.flush()  # an error must be raised here, not at exit
     except (DataError, FloatingPointError, MemoryError) as error:
         log(f"{name}: {str(error) or 'not enough memory'}")
         return 1
@@ -131,7 +132,7 @@ def catch_signals() -> None:
     stops = [getattr(signal, name) for name in names if hasattr(signal, name)]
 
     def ignore(number: int, frame) -> None:
-        pass  # not SIG_IGN: Python would complain about a signal that is already pending
+        pass  # SIG_IGN instead would make Python report an error for a signal already pending
 
     def interrupt(number: int, frame) -> None:
         for stop in stops:
@@ -139,7 +140,7 @@ def catch_signals() -> None:
         raise KeyboardInterrupt(128 + number)
 
     for stop in stops:
-        if signal.getsignal(stop) != signal.SIG_IGN:  # as nohup sets it
+        if signal.getsignal(stop) != signal.SIG_IGN:  # ignored stays ignored: SIGHUP under nohup
             signal.signal(stop, interrupt)
 
 
@@ -176,7 +177,7 @@ class Header(NamedTuple):
 def read_header(path: Path) -> Header:
     """Read the header of an .npy file, and check it against the file's size.
 
-    Raises DataError if `path` is not a regular file that holds one array of real numbers, whole.
+    Raises DataError unless `path` is a regular file that holds one complete array of real numbers.
     """
     magic = np.lib.format.MAGIC_PREFIX
     try:
@@ -298,8 +299,8 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
 
     `mirror` is the URL of a folder with the four .npy files, tried before all other sources.
     Progress and problems go to stderr. Raises DataError if a file is unavailable from every source
-    or cannot be stored, and before anything is fetched if a file that may be the user's own is in
-    the way.
+    or cannot be stored. If a file in the way may be the user's own, it is raised before anything is
+    fetched.
     """
     data_dir = Path(data_dir).absolute()
     missing = missing_or_damaged(data_dir)
@@ -315,7 +316,10 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
 
 
 def missing_or_damaged(data_dir: Path) -> list[File]:
-    """The FILES to fetch. Raises DataError, naming each, if others are in their places."""
+    """Return the FILES to fetch.
+
+    Raises DataError, which names them all, if files that may be the user's own are in the way.
+    """
     to_fetch, damaged, in_the_way = [], [], []
     for file in FILES:
         path = data_dir / file.name
@@ -325,12 +329,12 @@ def missing_or_damaged(data_dir: Path) -> list[File]:
         wrong = mismatch(path, file)
         if wrong is None:
             continue
-        other = not_ours(path, file)
-        if other is None:
+        own = possible_own_file(path, file)
+        if own is None:
             to_fetch.append(file)
             damaged.append(f"{path}: {wrong}; fetching it again")
         else:
-            in_the_way.append(f"\n  {file.name}: {other}")
+            in_the_way.append(f"\n  {file.name}: {own}")
     if in_the_way:
         raise DataError(
             f"{data_dir}: these files are not Fashion-MNIST's, so nothing was fetched or changed. "
@@ -358,8 +362,11 @@ def mismatch(path: Path, file: File) -> str | None:
     return None
 
 
-def not_ours(path: Path, file: File) -> str | None:
-    """What `path`, which differs from `file`, is instead; None if it is just a damaged copy."""
+def possible_own_file(path: Path, file: File) -> str | None:
+    """Describe what is at `path`, instead of `file`, if it may be the user's own.
+
+    Return None if it is certainly damaged.
+    """
     if os.path.islink(path):
         return "a link"
     if not os.path.isfile(path):
@@ -376,7 +383,7 @@ def not_ours(path: Path, file: File) -> str | None:
     if header.shape != file.shape or header.dtype != file.dtype:
         return printable(f"{header.dtype} of shape {header.shape}")
     array = read_npy(path)
-    if not (array.min() >= 0 and array.max() <= file.highest):  # NaN compares false
+    if not (array.min() >= 0 and array.max() <= file.highest):  # impossible values, or NaN
         return None
     return "the right shape but other values: MNIST, an older version, or a damaged copy"
 
@@ -398,7 +405,7 @@ def fetch_all(files: list[File], data_dir: Path, mirror: str | None) -> list[Fil
     finally:
         try:
             shutil.rmtree(folder, ignore_errors=True)
-        finally:  # again, if a signal interrupted that; `run` ignores further ones
+        finally:  # once more, if a signal interrupted the first; further signals are ignored
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -437,7 +444,7 @@ def fetch(file: File, name: str, source: Callable, part: Path, target: Path) -> 
     try:
         os.replace(part, target)
     except PermissionError as error:  # on Windows, if another program has the target open
-        if mismatch(target, file):
+        if mismatch(target, file):  # no error if another download has put the file there
             reason = f"{error.strerror}; does another program have it open?"
             raise DataError(f"cannot replace {target}: {reason}") from None
     log(f"{target}: {file.size / 1e6:.2f} MB from {name}, verified")
@@ -486,7 +493,7 @@ def until_deadline(chunks: Iterator[bytes], seconds: float) -> Iterator[bytes]:
     try:
         while time.monotonic() < deadline:
             try:
-                piece = pieces.get(timeout=1)  # signals may be ignored while this waits
+                piece = pieces.get(timeout=1)  # short: on Windows, Ctrl-C has to wait for its end
             except queue.Empty:
                 continue
             if piece is None:
@@ -544,14 +551,14 @@ def local_copy(folder: Path, file: File) -> Iterator[bytes]:
 def package_mirror(folder: Path, file: File) -> Iterator[bytes]:
     """From the Debian package, unpacked in `folder`; needs no root, installs nothing."""
     if not Path(folder, PACKED).exists():
-        unpack_package(folder)  # at once, not when iterated: it has its own deadline
+        unpack_package(folder)  # in this call, not during iteration: it has its own deadline
     return local_copy(Path(folder, PACKED), file)
 
 
 def unpack_package(folder: Path) -> None:
     """Download and unpack the package with apt-get and dpkg-deb.
 
-    Raises SourceDown with the last line of what failed.
+    Raises SourceDown with the last line of output of the command that failed.
     """
     if os.name != "posix" or not shutil.which("apt-get"):
         raise SourceDown("no apt-get on this system")
@@ -567,7 +574,10 @@ def unpack_package(folder: Path) -> None:
 
 
 def run_tool(command: list[str], folder: Path, deadline: float) -> str:
-    """Run a command in `folder` and stop its helpers; return its last line if it fails."""
+    """Run a command in `folder`; if it fails, return its last line of output.
+
+    Processes that it started are killed when it ends.
+    """
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     environment = os.environ | {"TMPDIR": str(folder)}
     with subprocess.Popen(
@@ -663,7 +673,9 @@ def npy_from_idx(file: File, chunks: Iterable[bytes]) -> Iterator[bytes]:
     yield NPY + bytes([1, 0]) + len(header).to_bytes(2, "little") + header
     unzip = zlib.decompressobj(wbits=31)  # gzip
     skip = 16 if len(file.shape) == 2 else 8  # the IDX header: images have three dimensions there
-    limit = file.size // 4  # more than the whole IDX file, so that it only stops a bomb
+    # Slightly more than the whole IDX file, whose values take one byte instead of four. Only a
+    # decompression bomb exceeds it.
+    limit = file.size // 4
     try:
         for chunk in chunks:
             idx = unzip.decompress(chunk, limit)

@@ -45,7 +45,7 @@ if __name__ == "__main__":
     os.environ.setdefault("MKL_NUM_THREADS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("VECLIB_MAXIMUM_THREADS", "1")
-    # Between NumPy's calls the workers wait for Python's lock; let it change hands sooner.
+    # Between NumPy calls the workers wait for Python's lock (the GIL); let it change hands sooner.
     sys.setswitchinterval(0.001)  # seconds; the default is 0.005
 
 import argparse
@@ -73,7 +73,7 @@ MAX_STACK = 16  # largest K: larger ones are no faster, and leave too few stacks
 def load(data_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Read X, y, X_test, y_test from the assignment's four files.
 
-    Images are float32 (n, m) in 0..1: divided by 255, unless no pixel exceeds 1. Labels are np.intp
+    Images are float32 (n, m) in 0..1: divided by 255 if any pixel exceeds 1. Labels are np.intp
     (n,) in 0..CLASSES-1. Raises DataError, naming the file, if one holds anything else.
     """
     check_present(Path(data_dir))
@@ -199,7 +199,7 @@ def cross_entropy_gradients(W, b, X, y, scale=1) -> tuple[np.ndarray, np.ndarray
     `scale` is a number; for a stack, it may be (K,). It multiplies the small Ŷ - Y, not dW.
     """
     D = softmax(W, b, X)
-    D[at_labels(y)] -= 1  # Ŷ - Y
+    D[at_labels(y)] -= 1  # (Ŷ - Y)ᵀ: its columns are the examples
     D *= np.asarray(scale, D.dtype)[..., None] / len(X)
     dW = X.T @ D.reshape(-1, len(X)).T  # (m, n) @ (n, cK)
     return dW.reshape(W.shape), D.sum(axis=-1)
@@ -239,8 +239,8 @@ def sgd(W, b, X, y, alpha, learning_rate, batches: Iterable) -> tuple[np.ndarray
 class Grid(NamedTuple):
     """The hyperparameters to search, in ascending order.
 
-    A model is a batch size, a learning rate and an alpha; a point is a model after an epoch, so
-    every number of epochs from 1 to `epochs` is searched as well.
+    A model is a batch size, a learning rate and an alpha. A point is a model after a number of
+    epochs; every number from 1 to `epochs` is searched.
     """
 
     batch_sizes: tuple[int, ...] = (8, 16, 32, 64)
@@ -276,9 +276,10 @@ def split(n: int, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray
 def stacks_of(grid: Grid, seed: int) -> list[Stack]:
     """Divide the models of each batch size into as few stacks as MAX_STACK allows.
 
-    A single batch size is divided into two, if it has two models, so that two cores have work.
-    Every stack draws its minibatches from `seed` and its batch size alone, so a model sees the same
-    minibatches whatever else is in the grid.
+    If the grid has only one batch size, its models are divided into at least two stacks (unless
+    there is only one model), so that two cores have work. Every stack draws its minibatches from
+    `seed` and its batch size alone, so a model sees the same minibatches whatever else is in the
+    grid.
     """
     learning_rates, alphas = np.array(grid.learning_rates, float), np.array(grid.alphas, float)
     n_models = len(learning_rates) * len(alphas)  # of each batch size
@@ -296,12 +297,13 @@ def stacks_of(grid: Grid, seed: int) -> list[Stack]:
 
 
 def check_searchable(y, grid: Grid) -> None:
-    """Raise ValueError unless y holds labels, and the grid sequences and a number of epochs."""
+    """Raise ValueError unless y holds valid labels, and the grid holds non-empty sequences and a
+    positive number of epochs."""
     if y.min() < 0 or y.max() >= CLASSES:
         raise ValueError(f"labels from {y.min()} to {y.max()}, not within 0 to {CLASSES - 1}")
-    for name, axis in zip(grid._fields[:3], grid):
-        if np.ndim(axis) != 1 or len(axis) == 0:
-            raise ValueError(f"{name} of the grid: {axis!r} is not a sequence of numbers")
+    for name, values in zip(grid._fields[:3], grid):
+        if np.ndim(values) != 1 or len(values) == 0:
+            raise ValueError(f"{name} of the grid: {values!r} is not a sequence of numbers")
     if grid.epochs < 1:
         raise ValueError(f"epochs of the grid: {grid.epochs} is not a positive number")
 
@@ -352,7 +354,7 @@ def search(
             metrics = np.empty((2, *shape))
             for s, stack in enumerate(stacks):
                 while not futures[s].done():
-                    wait([futures[s]], timeout=0.5)  # without one, Windows defers Ctrl-C
+                    wait([futures[s]], timeout=0.5)  # without a timeout, Windows defers Ctrl-C
                 W, b, (cross_entropy, accuracy) = futures[s].result()
                 if epoch < grid.epochs:  # the stack's next epoch can start at once
                     futures[s] = pool.submit(train_epoch, stack, W, b)
@@ -374,7 +376,7 @@ def search(
 def best_point(curves: Curves) -> tuple[int, int, int, int]:
     """The indices of the lowest validation cross-entropy of all models that did not diverge.
 
-    Raises FloatingPointError if every model diverged. `preference` decides between equals.
+    Raises FloatingPointError if every model diverged. `preference` breaks ties.
     """
     finite = np.isfinite(curves.cross_entropy).all(axis=-1, keepdims=True)
     if not finite.any():
@@ -429,13 +431,13 @@ def run_experiment() -> None:
         )
     except KeyboardInterrupt as interruption:
         if progress.best_so_far:
-            interruption.args += (progress.best_so_far,)  # which `run` prints
+            interruption.args += (progress.best_so_far,)  # `run` prints it
         raise
     seconds = time.monotonic() - progress.start
     log(f"searched in {seconds:.1f} s\n")
 
     i, j, k, e = best_point(curves)
-    W, b = W[..., i, j, k], b[..., i, j, k]
+    W, b = W[..., i, j, k], b[..., i, j, k]  # after epoch e: `search` keeps the best of each model
     # The test set is used here for the first and only time.
     test_cross_entropy, test_accuracy = evaluate(W, b, X_test, y_test)
     results = {
@@ -460,7 +462,7 @@ def run_experiment() -> None:
 
 
 def prepare_data(data_dir: str | os.PathLike) -> tuple:
-    """Complete and verify the default folder; then `load` the data."""
+    """`load` the data; in the default folder, first fetch what is missing and verify all files."""
     data_dir = os.path.realpath(data_dir)
     if data_dir == os.path.realpath(DATA):
         ensure(data_dir)
@@ -564,7 +566,7 @@ def heading(counts: dict[str, int], grid: Grid) -> str:
 
 
 def report(results: dict, curves: Curves) -> str:
-    """The results: the best models, the best point of all, and its metrics, the test set last."""
+    """The best models, the best point of all, and its metrics, with those on the test set last."""
     grid, best, validation = Grid(**results["grid"]), results["best"], results["validation"]
     guessing = math.log(CLASSES)
     lines = [*table(grid, curves), "", f"Best: {described(best)}", *edge_notes(grid, best)]
@@ -628,7 +630,8 @@ def check_writable(folder: Path) -> None:
     """Create the folder; fail before the search, not after it, if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Not by tempfile: on Windows, it tries other names for hours if the folder is not writable.
+        # Not with tempfile: on Windows, it tries other names for hours if the folder is not
+        # writable.
         probe = folder / f".probe-{os.urandom(8).hex()}"
         probe.touch()
         probe.unlink()
@@ -636,11 +639,11 @@ def check_writable(folder: Path) -> None:
         raise DataError(f"cannot write to {folder}: {error.strerror}") from None
     for name in RESULTS:
         if (folder / name).is_dir():
-            raise DataError(f"{folder / name} is a folder, where a result file must go")
+            raise DataError(f"{folder / name} is a folder, but a result file must go there")
 
 
 def note_replacement(folder: Path, setup: dict) -> None:
-    """Log a line if the folder has results of other options, which will be replaced."""
+    """Log a line if the folder has results of a run with other options, which will be replaced."""
     path = folder / "results.json"
     if not path.exists():
         return
@@ -724,12 +727,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--seed", type=seed, metavar="N", default=0,
         help=f"random seed of the split and of the order of the examples {default}")
     add("--workers", type=count, metavar="N", default=cores,
-        help=f"training threads; a thread trains up to {MAX_STACK} models of one minibatch size "
-        "together. The default grid has four such stacks, a grid of one minibatch size has two, "
-        f"and more threads than stacks bring nothing {default}")
+        help=f"training threads; each trains a stack of up to {MAX_STACK} models of one minibatch "
+        "size at a time. The default grid has four stacks, a grid of one minibatch size has two; "
+        f"there is no benefit in more threads than stacks {default}")
     add("--data-dir", type=folder_name, metavar="DIR", default=DATA,
-        help="folder with the four files fashion_mnist_*.npy; the default, %(default)s, is "
-        "completed and verified, any other is used unchanged")
+        help="folder with the four files fashion_mnist_*.npy; in the default, %(default)s, missing "
+        "files are fetched and all are verified; any other folder is used as it is")
     add("--output", type=folder_name, metavar="DIR",
         help=f"write {', '.join(RESULTS)} to this folder")
     # fmt: on

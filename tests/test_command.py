@@ -285,7 +285,7 @@ def below_a_file(out):
 
 def a_folder_for_a_result(out):
     (out / "model.npz").mkdir(parents=True)
-    return out, f"{out / 'model.npz'} is a folder, where a result file must go"
+    return out, f"{out / 'model.npz'} is a folder, but a result file must go there"
 
 
 def no_permission(out):
