@@ -88,8 +88,8 @@ def printable(text: str) -> str:
 def run(program: Callable[[], None]) -> int:
     """Call `program` and return the exit status; report errors on stderr.
 
-    The args of a KeyboardInterrupt are (exit status,), as `catch_signals` raises it, or (exit
-    status, text): the text is printed too.
+    `catch_signals` raises KeyboardInterrupt(exit status). The program may append a text to these
+    args, which is printed.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not if it is closed
@@ -117,8 +117,8 @@ def run(program: Callable[[], None]) -> int:
             log(f"{name}: cannot write the results: {error.strerror}")
         return 1
     except KeyboardInterrupt as interruption:
-        status, *results = interruption.args or (128 + signal.SIGINT,)
-        log(f"{name}: {'; '.join(['interrupted', *results])}")
+        status, *texts = interruption.args or (128 + signal.SIGINT,)  # no args if Python raised it
+        log(f"{name}: {'; '.join(['interrupted', *texts])}")
         return status
     return status
 
@@ -194,7 +194,8 @@ def read_header(path: Path) -> Header:
         if dtype.kind not in "buif":
             raise ValueError(f"{dtype} of shape {shape}, not real numbers")
         size = status.st_size - offset
-        if min(shape, default=0) < 0 or size != math.prod(shape) * dtype.itemsize:
+        negative = any(length < 0 for length in shape)
+        if negative or size != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{size} bytes of data, not {dtype} of shape {shape}")
     except (OSError, ValueError) as error:
         raise unusable(path, error) from None
@@ -247,7 +248,7 @@ class File(NamedTuple):
     """A file as the course serves it: .npy format 1.0, 128-byte header, C order."""
 
     name: str
-    idx: str  # Zalando's file with the same values, as unsigned bytes in gzipped IDX
+    idx_name: str  # Zalando's file with the same values, as unsigned bytes in gzipped IDX
     size: int
     dtype: str
     shape: tuple[int, ...]
@@ -270,8 +271,8 @@ FILES = (  # smallest first, to detect a bad source early
 
 DATA = Path(__file__).resolve().with_name("data")
 PACKAGE = "dataset-fashion-mnist"  # of Debian and Ubuntu
-PACKED = "usr/share/datasets/fashion-mnist"  # where that package puts Zalando's files
-SYSTEM = Path("/", PACKED)
+PACKED = "usr/share/datasets/fashion-mnist"  # where that package has Zalando's files
+SYSTEM = Path("/", PACKED)  # where they are if it is installed
 COURSE = "https://s3.amazonaws.com/jrwprojects/"
 ZALANDO = "https://fashion-mnist.s3.eu-central-1.amazonaws.com/"
 
@@ -283,7 +284,7 @@ NPY, GZIP = b"\x93NUMPY", b"\x1f\x8b"  # first bytes of such files
 
 
 class Refused(Exception):
-    """The source lacks this file but may have others."""
+    """The source did not deliver this file, or not the right one; it may have others."""
 
 
 class Broken(Refused):
@@ -298,9 +299,9 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
     """Fetch the FILES missing from `data_dir`; return its absolute path once all are verified.
 
     `mirror` is the URL of a folder with the four .npy files, tried before all other sources.
-    Progress and problems go to stderr. Raises DataError if a file is unavailable from every source
-    or cannot be stored. If a file in the way may be the user's own, it is raised before anything is
-    fetched.
+    Progress and problems go to stderr. Raises DataError if a file is unavailable from every source,
+    if it cannot be stored, or if a file that may be the user's own is in the way; in that case,
+    nothing is fetched.
     """
     data_dir = Path(data_dir).absolute()
     missing = missing_or_damaged(data_dir)
@@ -363,7 +364,7 @@ def mismatch(path: Path, file: File) -> str | None:
 
 
 def possible_own_file(path: Path, file: File) -> str | None:
-    """Describe what is at `path`, instead of `file`, if it may be the user's own.
+    """Describe the file at `path`, which is not `file`, if it may be the user's own.
 
     Return None if it is certainly damaged.
     """
@@ -390,7 +391,8 @@ def possible_own_file(path: Path, file: File) -> str | None:
 
 def fetch_all(files: list[File], data_dir: Path, mirror: str | None) -> list[File]:
     """Fetch `files` from whatever sources have them; return those that none has."""
-    folder = data_dir / f".fetching-{os.urandom(8).hex()}"  # named first, so it is always removed
+    # Named before `try`, so that `finally` can always remove it.
+    folder = data_dir / f".fetching-{os.urandom(8).hex()}"
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
@@ -429,7 +431,8 @@ def fetch_from(
 def fetch(file: File, name: str, source: Callable, part: Path, target: Path) -> None:
     """Fetch the file to `part`, then move it to `target`.
 
-    Raises Refused, or OSError or DataError if the file cannot be stored.
+    Raises Refused if the source does not deliver it, and OSError or DataError if it cannot be
+    stored.
     """
     seconds = GRACE + file.size / MIN_RATE
     for attempt in range(1, ATTEMPTS + 1):
@@ -493,7 +496,7 @@ def until_deadline(chunks: Iterator[bytes], seconds: float) -> Iterator[bytes]:
     try:
         while time.monotonic() < deadline:
             try:
-                piece = pieces.get(timeout=1)  # short: on Windows, Ctrl-C has to wait for its end
+                piece = pieces.get(timeout=1)  # short: on Windows, Ctrl-C waits until it ends
             except queue.Empty:
                 continue
             if piece is None:
@@ -512,8 +515,8 @@ def until_deadline(chunks: Iterator[bytes], seconds: float) -> Iterator[bytes]:
 def sources(mirror: str | None, folder: Path) -> list[tuple[str, Callable]]:
     """The sources in the order they are tried: names and functions.
 
-    A function maps a File to an iterator over that .npy file's bytes, unverified; either may raise
-    Refused. `folder` is for temporary files.
+    Each function takes a File and returns an iterator over that .npy file's bytes, which are
+    unverified. The call and the iteration may raise Refused. `folder` is for temporary files.
     """
     listed = [
         (str(SYSTEM), partial(local_copy, SYSTEM)),
@@ -534,7 +537,7 @@ def served_npy(url: str, file: File) -> Iterator[bytes]:
 
 def served_idx(url: str, file: File) -> Iterator[bytes]:
     """From a web folder with Zalando's files."""
-    return npy_from_idx(file, http(url + file.idx, GZIP))
+    return npy_from_idx(file, http(url + file.idx_name, GZIP))
 
 
 def local_copy(folder: Path, file: File) -> Iterator[bytes]:
@@ -542,16 +545,17 @@ def local_copy(folder: Path, file: File) -> Iterator[bytes]:
     try:
         if not folder.is_dir():
             raise SourceDown("no such folder")
-        with open(folder / file.idx, "rb") as content:
-            yield from npy_from_idx(file, iter(partial(content.read, CHUNK), b""))
+        with open(folder / file.idx_name, "rb") as content:
+            chunks = iter(lambda: content.read(CHUNK), b"")  # until read returns b"", at the end
+            yield from npy_from_idx(file, chunks)
     except OSError as error:
-        raise Refused(f"{file.idx}: {error.strerror}") from None
+        raise Refused(f"{file.idx_name}: {error.strerror}") from None
 
 
 def package_mirror(folder: Path, file: File) -> Iterator[bytes]:
     """From the Debian package, unpacked in `folder`; needs no root, installs nothing."""
     if not Path(folder, PACKED).exists():
-        unpack_package(folder)  # in this call, not during iteration: it has its own deadline
+        unpack_package(folder)  # before the iteration, whose deadline is for one file only
     return local_copy(Path(folder, PACKED), file)
 
 
@@ -565,12 +569,12 @@ def unpack_package(folder: Path) -> None:
     log(f"{PACKAGE} from the system's package mirror", live=True)
     deadline = time.monotonic() + GRACE + 31_000_000 / MIN_RATE  # the size of the package
     apt_get = ["apt-get", "-q", f"-oDir::State={folder}", f"-oDir::Cache={folder}"]
-    # The update fails if any repository is down, even if another has the package.
-    update = run_tool([*apt_get, "-oAcquire::Languages=none", "update"], folder, deadline)
+    # The update fails if any repository is down, even if another has the package: so we go on.
+    update_error = run_tool([*apt_get, "-oAcquire::Languages=none", "update"], folder, deadline)
     for command in ([*apt_get, "download", PACKAGE], ["sh", "-c", "exec dpkg-deb -x *.deb ."]):
         reason = run_tool(command, folder, deadline)
         if reason:
-            raise SourceDown(f"{update}; {reason}" if update else reason)
+            raise SourceDown(f"{update_error}; {reason}" if update_error else reason)
 
 
 def run_tool(command: list[str], folder: Path, deadline: float) -> str:
@@ -624,7 +628,8 @@ def http(url: str, magic: bytes) -> Iterator[bytes]:
                 chunk = answer.raw.read(len(magic))
                 if chunk.lstrip().startswith(b"<"):
                     raise Refused("an HTML or XML page instead of the file")
-                if chunk != magic[: len(chunk)]:  # a body that ends within `magic` is cut short
+                # A body cut short within `magic` passes: `write_verified` reports it as such.
+                if chunk != magic[: len(chunk)]:
                     raise Refused(f"something beginning with {chunk!r} instead of the file")
                 while chunk:
                     yield chunk
@@ -672,15 +677,15 @@ def npy_from_idx(file: File, chunks: Iterable[bytes]) -> Iterator[bytes]:
     header = f"{entry:117}\n".encode()  # padded, so that the numbers begin at byte 128
     yield NPY + bytes([1, 0]) + len(header).to_bytes(2, "little") + header
     unzip = zlib.decompressobj(wbits=31)  # gzip
-    skip = 16 if len(file.shape) == 2 else 8  # the IDX header: images have three dimensions there
-    # Slightly more than the whole IDX file, whose values take one byte instead of four. Only a
-    # decompression bomb exceeds it.
+    # The IDX header has four bytes, and four for each dimension: n x 28 x 28 for images.
+    skip = 16 if len(file.shape) == 2 else 8
+    # A right IDX file unzips to slightly less than this: its values take one byte, not four.
     limit = file.size // 4
     try:
         for chunk in chunks:
-            idx = unzip.decompress(chunk, limit)
-            yield np.frombuffer(idx[skip:], np.uint8).astype(file.dtype).tobytes()
-            skip = max(0, skip - len(idx))
+            unzipped = unzip.decompress(chunk, limit)
+            yield np.frombuffer(unzipped[skip:], np.uint8).astype(file.dtype).tobytes()
+            skip = max(0, skip - len(unzipped))
             if unzip.eof:
                 return
     except zlib.error:

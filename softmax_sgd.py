@@ -27,13 +27,13 @@ Conventions
     X, y       (n, m) pixels in 0..1, and (n,) integer labels in 0..c-1
     W, b       (m, c) and (c,); for a stack, (m, c, K) and (c, K)
     dW, db     their gradients, with the same shapes
-    alpha, learning_rate, and every metric     a number; for a stack, (K,)
+    alpha, learning_rate    numbers; for a stack, (K,), like every metric
 
-The functions of the model never modify their arguments. They compute in the dtype of W, b and X
-(and alpha, where it is an array); metrics are averaged in float64. Three things make them fast: one
-wide matrix product serves a whole stack; the class axis comes first, (c, n) or (c, K, n), because
-NumPy is slow along a short last axis; and a step updates W in only two passes, because W is the
-largest array of a step with a small minibatch.
+The functions of the model never modify their arguments. They compute in the common dtype of W, b
+and X, and of alpha if it is an array; metrics are averaged in float64. Three things make them fast:
+one wide matrix product serves a whole stack; the class axis comes first, (c, n) or (c, K, n),
+because NumPy is slow along a short last axis; and a step passes over W only twice, which matters
+because, with a small minibatch, W is by far the largest array.
 """
 
 import os
@@ -74,7 +74,7 @@ def load(data_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """Read X, y, X_test, y_test from the assignment's four files.
 
     Images are float32 (n, m) in 0..1: divided by 255 if any pixel exceeds 1. Labels are np.intp
-    (n,) in 0..CLASSES-1. Raises DataError, naming the file, if one holds anything else.
+    (n,) in 0..CLASSES-1. Raises DataError, naming the file, if a file holds anything else.
     """
     check_present(Path(data_dir))
     X, y = load_part(data_dir, "train")
@@ -84,7 +84,8 @@ def load(data_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarra
         raise DataError(f"{path}: {X_test.shape[1]} pixels, but {X.shape[1]} in training")
     highest = X.max()
     if (highest > 1) != (X_test.max() > 1):
-        raise DataError(f"{path}: not scaled like the training images: only one set exceeds 1")
+        reason = "pixels exceed 1 in only one of the two sets"
+        raise DataError(f"{path}: not scaled like the training images: {reason}")
     if highest > 1:
         X /= 255
         X_test /= 255
@@ -165,10 +166,10 @@ def softmax(W, b, X) -> np.ndarray:
 
 
 def at_labels(y) -> tuple:
-    """An index that selects each example's own class: (n,) from (c, n), and (n, K) from (c, K, n).
+    """An index that selects each example's own class: Z[at_labels(y)] holds each Z[y[i], ..., i].
 
-    NumPy reads its two arrays in pairs: class y[i] of example i. Because `...` stands between
-    them, the axis that they share comes first in the result.
+    Its shape is (n,) if Z is (c, n), and (n, K) if Z is (c, K, n): NumPy puts the axis of the
+    examples first, because `...` stands between the two index arrays.
     """
     if y.ndim != 1:
         raise ValueError(f"y has shape {y.shape}, not (n,); for one-hot labels, y.argmax(axis=1)")
@@ -176,7 +177,10 @@ def at_labels(y) -> tuple:
 
 
 def evaluate(W, b, X, y) -> tuple[np.ndarray, np.ndarray]:
-    """The unregularised cross-entropy, the mean of (log Σ_j exp z_j) - z_y, and the accuracy."""
+    """Return (cross-entropy, accuracy).
+
+    The cross-entropy is unregularised: the mean of log(Σ_j exp z_j) - z_y.
+    """
     Z, own_class = logits(W, b, X), at_labels(y)
     correct = Z.argmax(axis=0) == y  # (n,), or (K, n)
     losses = np.log(np.exp(Z).sum(axis=0)).T - Z[own_class]  # (n,), or (n, K)
@@ -262,7 +266,7 @@ class Stack(NamedTuple):
     batch_size: int
     learning_rates: np.ndarray  # (K,)
     alphas: np.ndarray  # (K,)
-    at: tuple  # their index in arrays of shape (..., batch sizes, learning rates, alphas)
+    at: tuple  # A[at] selects them from an array A (..., batch sizes, learning rates, alphas)
     rng: np.random.Generator
 
 
@@ -313,9 +317,9 @@ def search(
 ) -> tuple[Curves, np.ndarray, np.ndarray]:
     """Train the grid's models on the rows `train`, and evaluate them on `validation` every epoch.
 
-    Returns the curves, and each model's W and b from its best epoch: the one with the lowest
-    cross-entropy, the earliest if several are equal. Their shapes are (m, CLASSES, batch sizes,
-    learning rates, alphas) and (CLASSES, ...). The curves of a diverging model end in NaN or
+    Returns the curves, W and b. W has the shape (m, CLASSES, batch sizes, learning rates, alphas),
+    and b the same without m. They hold each model after its best epoch: the one with the lowest
+    cross-entropy, the earliest if several are equal. The curves of a diverging model end in NaN or
     infinity. The result depends on `seed`, not on `workers`.
 
     Calls `progress` before the first epoch and after every epoch, with the number of epochs done
@@ -337,18 +341,19 @@ def search(
     stacks = stacks_of(grid, seed)
     shape = len(grid.batch_sizes), len(grid.learning_rates), len(grid.alphas)
     lowest, best_epoch = np.full(shape, np.inf), np.zeros(shape, int)
-    # The loss is convex, so any starting point will do; we use zero.
-    dtype = np.result_type(X, np.float32)
-    best_W = np.zeros((X.shape[1], CLASSES, *shape), dtype)
+    m, dtype = X.shape[1], np.result_type(X, np.float32)
+    best_W = np.zeros((m, CLASSES, *shape), dtype)
     best_b = np.zeros((CLASSES, *shape), dtype)
-    curves = []
+    history = []  # the metrics of each epoch: cross-entropy and accuracy, (2, *shape)
 
     pool = ThreadPoolExecutor(workers)
     try:
         progress(0, lowest.copy(), best_epoch.copy())
         futures = []
         for stack in stacks:
-            W, b = best_W[stack.at], best_b[stack.at]  # copies, which are zero
+            # The loss is convex, so any starting point will do; we use zero.
+            K = len(stack.alphas)
+            W, b = np.zeros((m, CLASSES, K), dtype), np.zeros((CLASSES, K), dtype)
             futures.append(pool.submit(train_epoch, stack, W, b))
         for epoch in range(1, grid.epochs + 1):
             metrics = np.empty((2, *shape))
@@ -365,12 +370,13 @@ def search(
                 best_epoch[at] = np.where(better, epoch, best_epoch[at])
                 best_W[at] = np.where(better, W, best_W[at])
                 best_b[at] = np.where(better, b, best_b[at])
-            curves.append(metrics)
+            history.append(metrics)
             progress(epoch, lowest.copy(), best_epoch.copy())
     finally:
         stopped.set()
         pool.shutdown(cancel_futures=True)
-    return Curves(*np.stack(curves, axis=-1)), best_W, best_b
+    cross_entropy, accuracy = np.stack(history, axis=-1)
+    return Curves(cross_entropy, accuracy), best_W, best_b
 
 
 def best_point(curves: Curves) -> tuple[int, int, int, int]:
@@ -414,7 +420,7 @@ def run_experiment() -> None:
     check_sizes(grid, train, validation)
     setup = {
         "seed": options.seed,
-        # Of the default folder only the name, because its full path differs between machines.
+        # For the default folder only its name, because the full path differs between machines.
         "data_dir": DATA.name if options.data_dir == DATA else str(options.data_dir),
         "validation_fraction": options.validation_fraction,
         "grid": grid._asdict(),
@@ -437,7 +443,8 @@ def run_experiment() -> None:
     log(f"searched in {seconds:.1f} s\n")
 
     i, j, k, e = best_point(curves)
-    W, b = W[..., i, j, k], b[..., i, j, k]  # after epoch e: `search` keeps the best of each model
+    # `search` returned each model after its best epoch, which for this one is at index e.
+    W, b = W[..., i, j, k], b[..., i, j, k]
     # The test set is used here for the first and only time.
     test_cross_entropy, test_accuracy = evaluate(W, b, X_test, y_test)
     results = {
@@ -586,7 +593,7 @@ def report(results: dict, curves: Curves) -> str:
 
 
 def table(grid: Grid, curves: Curves) -> list[str]:
-    """The best three models of each batch size, at their best epochs, and those that diverged."""
+    """The best three models for each batch size, at their best epochs, and those that diverged."""
     rows = [("batch size", "learning rate", "alpha", "epochs", "validation CE", "accuracy")]
     for i in range(len(grid.batch_sizes)):
         finite, diverged = [], []
@@ -601,7 +608,7 @@ def table(grid: Grid, curves: Curves) -> list[str]:
                 diverged.append((*model[:3], "", "diverged", ""))
         rows += [row for *_, row in sorted(finite)[:3]] + diverged
     widths = [max(map(len, column)) for column in zip(*rows)]
-    title = "The best models of each minibatch size (at most three), at their best epochs:"
+    title = "The best models for each minibatch size (at most three), at their best epochs:"
     return [title, *("  ".join(map(str.rjust, row, widths)).rstrip() for row in rows)]
 
 

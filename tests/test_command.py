@@ -808,7 +808,7 @@ def test_stdout_to_the_letter(finished_run):
 Images: 42 training, 18 validation, 40 test
 Grid: 3 minibatch sizes x 4 learning rates x 5 alphas x 10 epochs = 600 points
 
-The best models of each minibatch size (at most three), at their best epochs:
+The best models for each minibatch size (at most three), at their best epochs:
 batch size  learning rate  alpha  epochs  validation CE  accuracy
          4            1.0  0.004       8         1.6929    44.44%
          4            4.0  0.004      10         1.7419    44.44%

@@ -72,7 +72,7 @@ def test_each_file_is_that_of_the_course_and_of_zalando(file):
     assert file.dtype == dtype
     assert file.shape == shape
     assert file.sha256 == sha256
-    assert (file.idx, file.highest) == ZALANDO[file.name][:2]
+    assert (file.idx_name, file.highest) == ZALANDO[file.name][:2]
 
 
 def test_the_smallest_file_is_fetched_first():

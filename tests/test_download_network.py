@@ -121,22 +121,22 @@ def test_progress_tells_the_time_left(tmp_path, clock, monkeypatch):
 
 @pytest.mark.parametrize("file", [SMALL, MEDIUM], ids=["labels", "images"])
 def test_zalandos_files_become_the_courses(file):
-    assert b"".join(npy_from_idx(file, [original(file.idx)])) == original(file.name)
+    assert b"".join(npy_from_idx(file, [original(file.idx_name)])) == original(file.name)
 
 
 def test_zalandos_files_may_come_byte_by_byte():
-    start = [bytes([byte]) for byte in original(SMALL.idx)[:100]]
-    chunks = [*start, original(SMALL.idx)[100:]]
+    start = [bytes([byte]) for byte in original(SMALL.idx_name)[:100]]
+    chunks = [*start, original(SMALL.idx_name)[100:]]
     assert b"".join(npy_from_idx(SMALL, chunks)) == original(SMALL.name)
 
 
 def test_a_bomb_expands_to_no_more_than_a_file_at_a_time():
-    pieces = npy_from_idx(SMALL, [DAMAGES["gzip-bomb"](original(SMALL.idx))])
+    pieces = npy_from_idx(SMALL, [DAMAGES["gzip-bomb"](original(SMALL.idx_name))])
     assert max(map(len, pieces)) <= SMALL.size
 
 
 def test_nothing_is_read_beyond_the_gzip_file():
-    chunks = iter([original(SMALL.idx), b"and more"])
+    chunks = iter([original(SMALL.idx_name), b"and more"])
     assert b"".join(npy_from_idx(SMALL, chunks)) == original(SMALL.name)
     assert list(chunks) == [b"and more"], "what follows the gzip file was read"
 

@@ -51,7 +51,7 @@ def offer(tmp_path, server, request):
         folder = tmp_path / "zalando"
         folder.mkdir()
         for file in files:
-            (folder / file.idx).write_bytes(DAMAGES[damage](original(file.idx)))
+            (folder / file.idx_name).write_bytes(DAMAGES[damage](original(file.idx_name)))
         if source == "SYSTEM":
             return {"constants": {"SYSTEM": str(folder)}}
         package = request.getfixturevalue("package")
@@ -90,7 +90,7 @@ def test_sources_are_tried_in_the_order_of_the_readme(tmp_path, server):
     before = len(server.requests)
     outcome = fetch(tmp_path, mirror, constants={"COURSE": course, "ZALANDO": zalando})
     asked = [server.address + path for path in server.requests[before:]]
-    assert asked == [mirror + SMALL.name, course + SMALL.name, zalando + SMALL.idx]
+    assert asked == [mirror + SMALL.name, course + SMALL.name, zalando + SMALL.idx_name]
     names = [line.partition(": ")[0] for line in outcome.err.replace(mirror, "mirror").splitlines()]
     assert names[:5] == [
         "mirror",
@@ -105,7 +105,7 @@ def test_a_source_that_lacks_a_file_is_still_tried_for_the_others(tmp_path, serv
     """And so is one that breaks down at a file. What has been verified is never fetched again."""
     system, folder = tmp_path / "system", tmp_path / "data"
     system.mkdir()
-    (system / FILES[1].idx).write_bytes(original(FILES[1].idx))
+    (system / FILES[1].idx_name).write_bytes(original(FILES[1].idx_name))
     course, zalando = server.url("smallest-cut"), server.url("good")
     constants = {"SYSTEM": str(system), "COURSE": course}
     first = fetch(folder, files=FILES[:3], constants=constants)
@@ -113,12 +113,12 @@ def test_a_source_that_lacks_a_file_is_still_tried_for_the_others(tmp_path, serv
     assert defects(folder, *FILES[:3]) == [f"{SMALL.name} is missing"], first.err
     assert server.asked(course) == [SMALL.name] * 3 + [FILES[2].name]
     assert first.about(system) == [
-        f"{file.name}: {file.idx}: No such file or directory" for file in (FILES[0], FILES[2])
+        f"{file.name}: {file.idx_name}: No such file or directory" for file in (FILES[0], FILES[2])
     ]
     second = fetch(folder, files=FILES[:3], constants={"ZALANDO": zalando})
     assert second.status == 0, second.err
     assert not defects(folder, *FILES[:3])
-    assert server.asked(zalando) == [SMALL.idx], "not just the file that was missing"
+    assert server.asked(zalando) == [SMALL.idx_name], "not just the file that was missing"
 
 
 def test_if_every_source_fails_each_reason_is_reported_and_what_to_do(tmp_path, server):
@@ -148,7 +148,7 @@ def test_only_the_files_that_are_still_missing_are_asked_for(tmp_path):
 
 @pytest.mark.parametrize("error", ["ModuleNotFoundError", "AttributeError"])  # missing, broken
 def test_without_requests_the_other_sources_still_work(tmp_path, server, monkeypatch, error):
-    (tmp_path / SMALL.idx).write_bytes(original(SMALL.idx))
+    (tmp_path / SMALL.idx_name).write_bytes(original(SMALL.idx_name))
     (tmp_path / "requests.py").write_text(f"raise {error}('for this\\nreason')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "requests", raising=False)
@@ -163,7 +163,7 @@ def test_without_requests_the_other_sources_still_work(tmp_path, server, monkeyp
 
 def test_the_package_is_unpacked_in_a_temporary_folder(tmp_path, package):
     """Update comes before download, and need not succeed; lists, cache and TMPDIR are our own."""
-    (tmp_path / SMALL.idx).write_bytes(original(SMALL.idx))
+    (tmp_path / SMALL.idx_name).write_bytes(original(SMALL.idx_name))
     apt_get = """case "$TMPDIR $*" in
         $PWD*State=$PWD*Cache=$PWD*update) touch updated; exit 100 ;;
         $PWD*State=$PWD*Cache=$PWD*download*dataset-fashion-mnist)
@@ -171,7 +171,7 @@ def test_the_package_is_unpacked_in_a_temporary_folder(tmp_path, package):
         *) echo "unexpected: $TMPDIR $*"; exit 1 ;;
     esac"""
     dpkg_deb = f"""test "$1 $2 $3" = "-x the.deb ." || exit
-        mkdir -p {PACKED} && cp {tmp_path}/{SMALL.idx} {PACKED}"""
+        mkdir -p {PACKED} && cp {tmp_path}/{SMALL.idx_name} {PACKED}"""
     outcome = fetch(tmp_path / "data", env=package(apt_get, dpkg_deb))
     assert not defects(tmp_path / "data", SMALL), outcome.err
     assert outcome.about(tmp_path / "data" / SMALL.name) == [
@@ -181,8 +181,8 @@ def test_the_package_is_unpacked_in_a_temporary_folder(tmp_path, package):
 
 def test_the_tools_have_as_much_time_as_31_mb_may_take(tmp_path, package):
     """Here one second and another two for 31 MB; apt-get takes 1.5 in all."""
-    (tmp_path / SMALL.idx).write_bytes(original(SMALL.idx))
-    dpkg_deb = f"mkdir -p {PACKED} && cp {tmp_path}/{SMALL.idx} {PACKED}"
+    (tmp_path / SMALL.idx_name).write_bytes(original(SMALL.idx_name))
+    dpkg_deb = f"mkdir -p {PACKED} && cp {tmp_path}/{SMALL.idx_name} {PACKED}"
     env = package("sleep 0.75; touch the.deb", dpkg_deb)
     constants = {"GRACE": 1, "MIN_RATE": 15_500_000}
     outcome = fetch(tmp_path / "data", env=env, constants=constants)
@@ -254,8 +254,8 @@ def test_apt_get_ends_with_us_and_its_helper_with_it(tmp_path, package):
 
 def test_what_cannot_be_removed_costs_no_data(tmp_path, package):
     """Another program may hold a file; here it is a disk, mounted in the temporary folder."""
-    folder, idx = tmp_path / "data", tmp_path / SMALL.idx
-    idx.write_bytes(original(SMALL.idx))
+    folder, idx = tmp_path / "data", tmp_path / SMALL.idx_name
+    idx.write_bytes(original(SMALL.idx_name))
     dpkg_deb = f"mkdir -p held {PACKED}; mount -t tmpfs tmpfs held; cp {idx} {PACKED}"
     process = start(folder, env=package("touch the.deb", dpkg_deb))
     _, err = process.communicate(timeout=60)

@@ -119,7 +119,7 @@ WRONG = {
     "test images of another scale": (
         X[:3] / 255,
         TEST_IMAGES,
-        "not scaled like the training images: only one set exceeds 1",
+        "not scaled like the training images: pixels exceed 1 in only one of the two sets",
     ),
     "one-hot labels": (
         np.eye(10)[Y],
