@@ -88,8 +88,8 @@ def printable(text: str) -> str:
 def run(program: Callable[[], None]) -> int:
     """Call `program` and return the exit status; report errors on stderr.
 
-    `catch_signals` raises KeyboardInterrupt(exit status). The program may append a text to these
-    args, which is printed.
+    A signal raises KeyboardInterrupt with the exit status in its args (see `catch_signals`). The
+    program may append a text to these args; it is printed.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not if it is closed
@@ -107,7 +107,7 @@ def run(program: Callable[[], None]) -> int:
     except (DataError, FloatingPointError, MemoryError) as error:
         log(f"{name}: {str(error) or 'not enough memory'}")
         return 1
-    except OSError as error:
+    except OSError as error:  # from writing: errors in reading are DataErrors
         drop_unwritten()
         if error.filename is not None:
             log(f"{name}: cannot write {error.filename}: {error.strerror}")
@@ -117,7 +117,7 @@ def run(program: Callable[[], None]) -> int:
             log(f"{name}: cannot write the results: {error.strerror}")
         return 1
     except KeyboardInterrupt as interruption:
-        status, *texts = interruption.args or (128 + signal.SIGINT,)  # no args if Python raised it
+        status, *texts = interruption.args
         log(f"{name}: {'; '.join(['interrupted', *texts])}")
         return status
     return status

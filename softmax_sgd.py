@@ -30,10 +30,11 @@ Conventions
     alpha, learning_rate    numbers; for a stack, (K,), like every metric
 
 The functions of the model never modify their arguments. They compute in the common dtype of W, b
-and X, and of alpha if it is an array; metrics are averaged in float64. Three things make them fast:
-one wide matrix product serves a whole stack; the class axis comes first, (c, n) or (c, K, n),
-because NumPy is slow along a short last axis; and a step passes over W only twice, which matters
-because, with a small minibatch, W is by far the largest array.
+and X; only in `loss` and `gradients`, the dtype of an array alpha counts, too. Metrics are averaged
+in float64. Three things make training fast: one wide matrix product serves a whole stack; the class
+axis comes first, (c, n) or (c, K, n), because NumPy is slow along a short last axis; and besides
+the matrix products, a step passes over W only twice (`W *= ...`, `W -= ...`), which matters because
+W is by far the largest array if the minibatch is small.
 """
 
 import os

@@ -162,6 +162,7 @@ def train(parts, mistake=None):
 def epochs_of(point, W, b, parts, rng, mistake=None):
     """Yield (W, b) after each epoch of one model."""
     (X, y), rows_to_train = parts["all"], parts["rows"]
+    Y = np.eye(10)[y]
     batch_size, learning_rate, alpha = point
     decay = alpha
     if mistake == "alpha is missing from the gradient":
@@ -191,16 +192,15 @@ def epochs_of(point, W, b, parts, rng, mistake=None):
         before = W, b
         for first in range(0, len(order), batch_size):
             rows = order[first : first + batch_size]
-            n = len(rows)
+            X_batch, n = X[rows], len(rows)
             if mistake == "the last, smaller minibatch is dropped" and n < batch_size:
                 continue
             if mistake == "the last, smaller minibatch is divided by the full size":
                 n = batch_size
             if mistake == "only the last minibatch's update is kept":
                 W, b = before
-            D = np.exp(log_softmax(W, b, X[rows]))
-            D[range(len(rows)), y[rows]] -= 1
-            dW, db = X[rows].T @ D / n + decay * W, D.sum(axis=0) / n
+            D = np.exp(log_softmax(W, b, X_batch)) - Y[rows]
+            dW, db = X_batch.T @ D / n + decay * W, D.sum(axis=0) / n
             if mistake == "the biases are regularised, too":
                 db = db + decay * b
             if mistake == "the bias never learns":
