@@ -747,7 +747,7 @@ def test_interrupted_in_mid_epoch_it_ends_at_once(own_files, tmp_path, sent, sta
 def test_a_reader_of_stdout_may_leave(finished_run, tmp_path, lines):
     """Before the heading or after its first line. What was written first is complete."""
     output = tmp_path / "out"
-    with start(*finished_run.options, "--epochs", 200, "--output", output) as child:
+    with start(*finished_run.options, "--epochs", 60, "--output", output) as child:
         for _ in range(lines):
             child.stdout.readline()
         child.stdout.close()
