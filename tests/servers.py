@@ -16,7 +16,7 @@ import struct
 import sys
 import threading
 import time
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -28,12 +28,14 @@ from download_data import DATA, FILES
 
 # --- The content of a file, and how it may be damaged ---------------------------------------------
 
+compress = partial(gzip.compress, mtime=0)  # the same bytes at any time
+
 
 @cache
 def original(name: str) -> bytes:
     """The right content of a file, by its name on the course's server or on Zalando's."""
     file = next(file for file in FILES if name in (file.name, file.idx_name))
-    return (DATA / name).read_bytes() if name == file.name else gzip.compress(idx(file), 1)
+    return (DATA / name).read_bytes() if name == file.name else compress(idx(file), 1)
 
 
 def idx(file) -> bytes:
@@ -46,7 +48,7 @@ def idx(file) -> bytes:
 def imposter(content: bytes) -> bytes:
     """The same header and size, other values: what MNIST is to Fashion-MNIST."""
     if content.startswith(b"\x1f\x8b"):
-        return gzip.compress(imposter(gzip.decompress(content)), 1)
+        return compress(imposter(gzip.decompress(content)), 1)
     header = 128 if content.startswith(b"\x93NUMPY") else 16
     return content[:header] + content[header + 4 :] + content[header : header + 4]
 
@@ -65,8 +67,8 @@ DAMAGES = {
     # Of gzipped IDX files:
     "gzip-cut": lambda content: content[:-2000],
     "gzip-wrong-crc": lambda content: content[:-8] + bytes(8),
-    "gzip-bomb": lambda content: gzip.compress(gzip.decompress(content) + bytes(4 * 10**7)),
-    "one-value-less": lambda content: gzip.compress(gzip.decompress(content)[:-1]),
+    "gzip-bomb": lambda content: compress(gzip.decompress(content) + bytes(4 * 10**7)),
+    "one-value-less": lambda content: compress(gzip.decompress(content)[:-1]),
 }
 
 # --- The faults of a server -----------------------------------------------------------------------
@@ -134,7 +136,7 @@ FAULTS = {
     "busy-for-an-hour": lambda body: [whole(b"", "Retry-After: 3600", status=429)],
     "redirect": lambda body: redirect("?again"),
     "redirect-to-file": lambda body: redirect(DATA.as_uri()),
-    "compressed": lambda body: [whole(gzip.compress(body), "Content-Encoding: gzip")],
+    "compressed": lambda body: [whole(compress(body), "Content-Encoding: gzip")],
     "mislabelled": lambda body: [whole(body, "Content-Encoding: gzip")],
     "not-http": lambda body: [b"220 Welcome to FTP\r\n" * 10],
     "control-characters": lambda body: [b"HTTP/1.1 404 \x1b[2J\rSo, " + b"so " * 999 + b"\r\n\r\n"],
