@@ -679,7 +679,8 @@ def npy_from_idx(file: File, chunks: Iterable[bytes]) -> Iterator[bytes]:
     unzip = zlib.decompressobj(wbits=31)  # gzip
     # The IDX header has four bytes, and four for each dimension: n x 28 x 28 for images.
     skip = 16 if len(file.shape) == 2 else 8
-    # A right IDX file unzips to slightly less than this: its values take one byte, not four.
+    # The most that one chunk may expand to. A right IDX file expands to slightly less in all: its
+    # values take one byte, not four. What reaches the limit is too long for `write_verified`.
     limit = file.size // 4
     try:
         for chunk in chunks:

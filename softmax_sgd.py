@@ -29,12 +29,13 @@ Conventions
     dW, db     their gradients, with the same shapes
     alpha, learning_rate    numbers; for a stack, (K,), like every metric
 
-The functions of the model never modify their arguments. They compute in the common dtype of W, b
-and X; only in `loss` and `gradients`, the dtype of an array alpha counts, too. Metrics are averaged
-in float64. Three things make training fast: one wide matrix product serves a whole stack; the class
-axis comes first, (c, n) or (c, K, n), because NumPy is slow along a short last axis; and besides
-the matrix products, a step passes over W only twice (`W *= ...`, `W -= ...`), which matters because
-W is by far the largest array if the minibatch is small.
+The functions of the model never modify their arguments. They compute in the common dtype of W and
+X; in `loss` and `gradients`, if alpha is an array, its dtype counts, too. Metrics are averaged in
+float64. Three things make training fast: one wide matrix product serves a whole stack; logits and
+probabilities are stored with the class axis first, as Ŷᵀ (c, n) or (c, K, n), because NumPy is slow
+along a short last axis; and besides the matrix products, a step passes over W only twice
+(`W *= ...`, `W -= ...`), which matters because W is by far the largest array if the minibatch is
+small.
 """
 
 import os
@@ -267,7 +268,7 @@ class Stack(NamedTuple):
     batch_size: int
     learning_rates: np.ndarray  # (K,)
     alphas: np.ndarray  # (K,)
-    at: tuple  # A[at] selects them from an array A (..., batch sizes, learning rates, alphas)
+    at: tuple  # A[at] selects these models from A (..., batch sizes, learning rates, alphas)
     rng: np.random.Generator
 
 

@@ -44,7 +44,7 @@ GRID = softmax_sgd.Grid((4, 9, 16), (0.1, 0.4, 1.0, 4.0), (0.0, 0.001, 0.004, 0.
 SEED, FRACTION = 3, 0.3
 
 # Whoever makes a mistake meets the test that names it before those that only notice it.
-FIRST = ("model", "gradients", "sgd", "search", "load", "assignment", "oracles")
+FIRST = ("model", "gradients", "sgd", "search", "assignment", "load", "oracles")
 
 
 @pytest.hookimpl(tryfirst=True)  # so that another order, such as a random one, can follow

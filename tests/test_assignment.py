@@ -55,7 +55,7 @@ def test_80_percent_of_the_training_files_train_and_20_percent_validate(
     monkeypatch.setattr(softmax_sgd, "search", record)
     run_here(monkeypatch, *OPTIONS, "--data-dir", own_files)
     X, y, _, _ = load(own_files)
-    assert np.array_equal(rows["X"], X), "the search gets other images than the training file's"
+    assert np.array_equal(rows["X"], X), "the search gets other images than `load` returns"
     assert np.array_equal(rows["y"], y), "the search gets other labels than the training file's"
     assert len(rows["train"]) == 48, "not 80% of the 60 images train"
     assert len(rows["validation"]) == 12, "not 20% of the 60 images validate"
@@ -68,17 +68,20 @@ def test_80_percent_of_the_training_files_train_and_20_percent_validate(
 
 def test_each_pixel_is_divided_by_255(own_files):
     X, _, X_test, _ = load(own_files)
-    for name, ours in ((TRAIN_IMAGES, X), (TEST_IMAGES, X_test)):
-        pixels, training = np.load(own_files / name), np.load(own_files / TRAIN_IMAGES)
-        centred = pixels - training.mean(axis=0)
+    training, test = np.load(own_files / TRAIN_IMAGES), np.load(own_files / TEST_IMAGES)
+    both = np.concatenate([training, test])
+    for name, ours, pixels in ((TRAIN_IMAGES, X, training), (TEST_IMAGES, X_test, test)):
         mistakes = {
             "they were not divided": pixels,
             "they were divided by 256": pixels / 256,
             "they were divided by their own maximum": pixels / pixels.max(),
             "they were divided twice": pixels / 255**2,
             "the mean of the training images was subtracted": pixels / 255 - training.mean() / 255,
-            "they were standardised": centred / training.std(axis=0),
         }
+        for of, images in (("the training images", training), ("all images", both)):
+            for each, axis in (("", None), ("each pixel of ", 0)):
+                standardised = (pixels - images.mean(axis)) / images.std(axis)
+                mistakes[f"they were standardised by {each}{of}"] = standardised
         named = {mistake: {f"{name}": wrong} for mistake, wrong in mistakes.items()}
         assert_right({name: ours}, {name: pixels / 255}, named, rtol=1e-5, atol=1e-6)
 
@@ -143,6 +146,7 @@ def test_the_test_set_is_evaluated_once_at_the_end_by_the_winner(own_files, monk
 
     def record_search(*arguments, **options):
         kept.curves, kept.W, kept.b = search(*arguments, **options)
+        events.append("end of the search")
         return kept.curves, kept.W, kept.b
 
     monkeypatch.setattr(softmax_sgd, "sgd", record_sgd)
@@ -150,8 +154,9 @@ def test_the_test_set_is_evaluated_once_at_the_end_by_the_winner(own_files, monk
     monkeypatch.setattr(softmax_sgd, "search", record_search)
     run_here(monkeypatch, *OPTIONS, "--data-dir", own_files)
     assert events.count("test") == 1, f"the test set is evaluated {events.count('test')} times"
-    after = events[events.index("test") + 1 :]
-    assert after == [], f"after the test, {len(after)} calls train"
+    before_the_test = events[events.index("end of the search") + 1 : events.index("test")]
+    assert before_the_test == [], "after the search, and before the test, a model is trained"
+    assert events[-1] == "test", "after the test, a model is trained"
 
     def of(point):
         return {"W": kept.W[(..., *point)], "b": kept.b[(..., *point)]}

@@ -1,4 +1,4 @@
-"""Lemmas on the minibatches and on the steps that they make."""
+"""Lemmas on the minibatches, on the steps that they make, and on all functions of the model."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import softmax_sgd
-from softmax_sgd import cross_entropy_gradients, gradients, minibatches, sgd
+from softmax_sgd import cross_entropy_gradients, gradients, loss, minibatches, sgd, softmax
 
 # --- Minibatches ----------------------------------------------------------------------------------
 
@@ -242,3 +242,36 @@ def test_each_minibatch_makes_a_step_from_where_the_last_one_ended(problem):
     W, b = sgd(p.W, p.b, p.X, p.y, p.alpha, rate, batches)
     mistakes = {mistake: after_steps(p, batches, rate, mistake) for mistake in STEPS_MISTAKES}
     assert_right({"W": W, "b": b}, after_steps(p, batches, rate), mistakes)
+
+
+# --- All functions of the model -------------------------------------------------------------------
+
+
+def test_no_function_changes_its_arguments(problem):
+    p = problem
+    arguments = {"W": p.W, "b": p.b, "X": p.X, "y": p.y, "alpha": np.asarray(p.alpha)}
+    before = {name: array.copy() for name, array in arguments.items()}
+    calls = {
+        "softmax": lambda W, b, X, y, alpha: softmax(W, b, X),
+        "loss": loss,
+        "gradients": gradients,
+        "sgd": lambda *arguments: sgd(*arguments, 0.1, [np.arange(13)]),
+    }
+    for function, call in calls.items():
+        call(*arguments.values())
+        changed = [name for name in before if not np.array_equal(before[name], arguments[name])]
+        assert changed == [], f"{function} changes its arguments {changed}"
+
+
+def test_float32_stays_float32(problem):
+    """Though the learning rates are float64: products of float32 are twice as fast."""
+    p = problem
+    W, b, X = p.W.astype(np.float32), p.b.astype(np.float32), p.X.astype(np.float32)
+    results = {
+        "softmax": [softmax(W, b, X)],
+        "cross_entropy_gradients": cross_entropy_gradients(W, b, X, p.y, scale=p.alpha),
+        "sgd": sgd(W, b, X, p.y, p.alpha, p.alpha, [np.arange(13)]),
+    }
+    for function, arrays in results.items():
+        dtypes = [str(array.dtype) for array in arrays]
+        assert set(dtypes) == {"float32"}, f"{function} returns {dtypes} for float32 W, b and X"
