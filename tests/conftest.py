@@ -79,6 +79,9 @@ def assert_right(ours, right, mistakes, rtol=1e-9, atol=1e-12):
         message += f", exactly as if {', or '.join(named)}"
     with np.printoptions(threshold=50):
         for name in wrong:
+            if np.shape(ours[name]) != np.shape(right[name]):
+                shapes = f"{np.shape(ours[name])}, not {np.shape(right[name])}"
+                message += f"\n\n{name} has the shape {shapes}"
             message += f"\n\n{name} is\n{ours[name]}\nbut must be\n{right[name]}"
     pytest.fail(message, pytrace=False)
 

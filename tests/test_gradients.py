@@ -23,7 +23,8 @@ MISTAKES = [
     "alpha has the wrong sign",
     "alpha is doubled",
     "the biases are penalised",
-    "the bias gradient is summed over the classes",
+    "the bias gradient is summed over the classes, too",
+    "the bias gradient is summed over the classes, not over the examples",
     "the bias gradient has the wrong sign",
     "the gradients are summed over the examples, not averaged",
     "the predictions are made one-hot",
@@ -69,8 +70,10 @@ def with_mistake(mistake, dW, db, p, alpha):
         return dW + decay, db
     if mistake == "the biases are penalised":
         return dW, db + alpha * p.b
-    if mistake == "the bias gradient is summed over the classes":
+    if mistake == "the bias gradient is summed over the classes, too":
         return dW, 0 * db
+    if mistake == "the bias gradient is summed over the classes, not over the examples":
+        return dW, np.zeros((*db.shape[1:], n))
     if mistake == "the bias gradient has the wrong sign":
         return dW, -db
     if mistake == "the gradients are summed over the examples, not averaged":

@@ -60,6 +60,7 @@ def test_softmax_is_equation_1(problem):
     )
 
 
+SMALL = 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10
 EVALUATE_MISTAKES = [
     "the biases are left out",
     "the logarithm is of base 2: a factor of 1/ln 2",
@@ -67,6 +68,7 @@ EVALUATE_MISTAKES = [
     "the losses are summed, not averaged",
     "the losses are averaged over the classes, too",
     "the minus is missing",
+    *(f"{small} is added to ŷ before the logarithm" for small in SMALL),
     "the accuracy is a percentage",
     "the accuracy is the fraction of errors",
     "the accuracy is that of all models together",
@@ -77,7 +79,8 @@ def evaluate_by_formula(p, mistake=None):
     """The cross-entropy and the accuracy: numbers, or (K,)."""
     yhat = softmax_by_formula(p, mistake)
     n, c = len(p.X), len(yhat)
-    losses = [-np.log(yhat[p.y[i], ..., i]) for i in range(n)]
+    added = sum(small for small in SMALL if mistake and mistake.startswith(f"{small} is added"))
+    losses = [-np.log(yhat[p.y[i], ..., i] + added) for i in range(n)]
     cross_entropy, accuracy = sum(losses) / n, (yhat.argmax(axis=0) == p.y).mean(axis=-1)
     if mistake == "the logarithm is of base 2: a factor of 1/ln 2":
         cross_entropy = cross_entropy / np.log(2)
