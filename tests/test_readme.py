@@ -68,7 +68,7 @@ def test_the_exact_minimum_is_that_of_the_committed_optima():
     cross_entropy, accuracy = best["test"].values()
     sentence = sentence_with(f"{accuracy:.2%}")
     assert f"{cross_entropy:.4f}" in sentence
-    assert f"{best['alpha']:.0e}" in sentence
+    assert f"{best['alpha']:g}" in sentence
     assert re.search(r"minimised\s+exactly", sentence)
 
 
