@@ -7,6 +7,7 @@ test_download_*                         the downloader, started by downloader.py
 test_experiments, _report, _readme      what report/experiments.py, report.pdf and README.md state
 """
 
+import copy
 import json
 import os
 import signal
@@ -84,6 +85,14 @@ def assert_right(ours, right, mistakes, rtol=1e-9, atol=1e-12):
                 message += f"\n\n{name} has the shape {shapes}"
             message += f"\n\n{name} is\n{ours[name]}\nbut must be\n{right[name]}"
     pytest.fail(message, pytrace=False)
+
+
+def assert_arguments_stay(function, *arguments):
+    """Call the function; fail if it changes one of its arguments."""
+    before = copy.deepcopy(arguments)
+    function(*arguments)
+    for i, (old, new) in enumerate(zip(before, arguments)):
+        assert np.array_equal(old, new), f"{function.__name__} changes its argument number {i + 1}"
 
 
 @pytest.fixture(params=[(), (3,)], ids=["one model", "a stack of 3"])

@@ -10,7 +10,7 @@ W, b and alpha of one model, or of a stack of three models that are trained toge
 
 import numpy as np
 import pytest
-from conftest import assert_right
+from conftest import assert_arguments_stay, assert_right
 
 from softmax_sgd import cross_entropy_gradients, gradients, loss, softmax
 
@@ -99,6 +99,12 @@ def check(ours, p, alpha):
     assert_right(
         dict(zip(("dW", "db"), ours)), {"dW": dW, "db": db}, mistakes, rtol=1e-6, atol=1e-9
     )
+
+
+def test_gradients_leave_their_arguments_alone(problem):
+    p = problem
+    assert_arguments_stay(gradients, p.W, p.b, p.X, p.y, p.alpha)
+    assert_arguments_stay(cross_entropy_gradients, p.W, p.b, p.X, p.y, p.alpha)
 
 
 @pytest.mark.parametrize("alpha", [0.0, LARGE])

@@ -6,7 +6,7 @@ known way, the message names that mistake.
 
 import numpy as np
 import pytest
-from conftest import assert_right
+from conftest import assert_arguments_stay, assert_right
 
 from softmax_sgd import (
     cross_entropy,
@@ -16,6 +16,13 @@ from softmax_sgd import (
     loss,
     softmax,
 )
+
+
+def test_the_arguments_stay_as_they_are(problem):
+    p = problem
+    assert_arguments_stay(softmax, p.W, p.b, p.X)
+    assert_arguments_stay(evaluate, p.W, p.b, p.X, p.y)
+    assert_arguments_stay(loss, p.W, p.b, p.X, p.y, p.alpha)
 
 
 def test_probabilities_of_each_example_sum_to_1(problem):

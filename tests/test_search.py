@@ -353,10 +353,14 @@ def one_stack(grid, seed):
 def test_a_model_that_diverges_leaves_the_others_of_its_stack_alone(examples):
     """At each step, one model's W is multiplied by -29: soon it overflows. The others go on."""
     X, y, train, validation = examples
-    grid = Grid((16,), (0.1, 10.0), (0.0, 3.0), 60)
+    grid, shown = Grid((16,), (0.1, 10.0), (0.0, 3.0), 60), []
+
+    def progress(epochs_done, lowest, best_epoch):
+        shown.append(lowest)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(softmax_sgd, "stacks_of", one_stack)
-        curves, W, b = search(X, y, train, validation, grid, seed=0)
+        curves, W, b = search(X, y, train, validation, grid, seed=0, progress=progress)
     finite = np.isfinite(curves.cross_entropy[0])
     assert finite[1, 1, 0], "this test needs a model whose first epoch is finite"
     last = curves.cross_entropy[0, 1, 1, -1]
@@ -371,6 +375,7 @@ def test_a_model_that_diverges_leaves_the_others_of_its_stack_alone(examples):
     kept, _ = evaluate(W[..., 0, 1, 1], b[..., 0, 1, 1], X[validation], y[validation])
     lowest = np.nanmin(curves.cross_entropy[0, 1, 1])
     assert kept == pytest.approx(lowest), "the weights kept are not those of its best epoch"
+    assert shown[-1][0, 1, 1] == lowest, "progress forgets its lowest cross-entropy"
 
 
 def test_of_equal_epochs_the_first_keeps_its_weights(examples):
