@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import struct
+import threading
 import tracemalloc
 
 import numpy as np
@@ -280,7 +281,15 @@ def test_what_is_no_regular_file_is_not_opened(folder, make):
         pytest.skip("this system has no FIFOs")
     os.remove(folder / IMAGES)
     make(folder / IMAGES)
+    timer = threading.Timer(5, end_reading, [folder / IMAGES])
+    timer.start()
     assert refusal(folder) == f"{folder / IMAGES}: unusable: not a regular file"
+    timer.cancel()
+
+
+def end_reading(fifo):
+    """Let whatever waits for the content of a FIFO go on."""
+    os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
 
 
 WORDS = b"0 -1 2.5 True None () (2,) [ ] { } ( ) , ' L descr |O |V0 <U9 <c8 <M8[s] f4,f4".split()

@@ -378,6 +378,14 @@ def test_a_model_that_diverges_leaves_the_others_of_its_stack_alone(examples):
     assert shown[-1][0, 1, 1] == lowest, "progress forgets its lowest cross-entropy"
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_model_that_diverges_causes_no_warning(examples, monkeypatch):
+    """Neither while it trains, nor when it is evaluated: here with weights that are infinite."""
+    monkeypatch.setattr(softmax_sgd, "sgd", lambda W, b, *rest: (W + np.inf, b))
+    curves, _, _ = search(*examples, Grid((16,), (0.1,), (0.0,), 2), seed=0)
+    assert np.isnan(curves.cross_entropy).all()
+
+
 def test_of_equal_epochs_the_first_keeps_its_weights(examples):
     """A rate too small to change the cross-entropy still moves the weights, epoch by epoch."""
     one, many = (search(*examples, Grid((160,), (1e-20,), (0.0,), n), seed=0) for n in (1, 3))
