@@ -188,7 +188,7 @@ FAULTS = {
     "not-http": Met(1, "not an HTTP response"),
     "stall": Met(1, "no answer for 0.3 s", HURRIED),
     "stall-in-body": Met(3, STALLED, HURRIED),
-    "drip": Met(1, "too slow: timed out", HURRIED),
+    "drip": Met(1, "too slow: timed out", (*HURRIED, ("CHUNK", 2))),  # many pieces, one deadline
     "drip-head": Met(1, "too slow: timed out", HURRIED),
 }
 
