@@ -679,8 +679,9 @@ def npy_from_idx(file: File, chunks: Iterable[bytes]) -> Iterator[bytes]:
     unzip = zlib.decompressobj(wbits=31)  # gzip
     # The IDX header has four bytes, and four for each dimension: n x 28 x 28 for images.
     skip = 16 if len(file.shape) == 2 else 8
-    # The most that one chunk may expand to. A right IDX file expands to slightly less in all: its
-    # values take one byte, not four. What reaches the limit is too long for `write_verified`.
+    # Against gzip bombs, at most this many bytes are taken from one chunk. A right file loses
+    # nothing: all of it unzips to slightly less, with one byte per value where `size` counts four.
+    # If a chunk reaches the limit, the output is too long, and `write_verified` refuses it.
     limit = file.size // 4
     try:
         for chunk in chunks:
