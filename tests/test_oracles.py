@@ -26,8 +26,9 @@ def test_scikit_learn_agrees_on_the_optimum():
 
 # --- The homework by plain loops ------------------------------------------------------------------
 #
-# In float64, one model after the other: `divide` the images, `train` the models, `choose` and test.
-# Each function can make mistakes that were found in students' solutions. `NUMBERS` come out.
+# In float64: `divide` the images, `train` the models, `choose` and test. Models of one batch size
+# lie along the first axis of W and b. Each function can make mistakes that were found in students'
+# solutions. `NUMBERS` come out.
 
 NUMBERS = (
     "batch size",
@@ -125,10 +126,16 @@ TRAINING_MISTAKES = [
 ]
 
 
+IN_TURN = [  # with these mistakes, one model depends on the one before
+    "one random stream is used on from model to model",
+    "the weights go on from one model to the next",
+]
+
+
 def log_softmax(W, b, X):
-    z = X @ W + b
-    z -= z.max(axis=1, keepdims=True)
-    return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    z = X @ W + b[..., None, :]
+    z -= z.max(axis=-1, keepdims=True)
+    return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
 
 
 def metrics(W, b, X, y):
@@ -145,28 +152,35 @@ def train(parts, mistake=None):
     if mistake == "the start is random":
         start = stream.normal(0, 0.01, (m, 10)), np.zeros(10)
     # In this order, the first of equals is the one that wins.
-    for point in itertools.product(GRID.batch_sizes[::-1], GRID.learning_rates, GRID.alphas[::-1]):
+    pairs = list(itertools.product(GRID.learning_rates, GRID.alphas[::-1]))
+    groups = [[pair] for pair in pairs] if mistake in IN_TURN else [pairs]
+    for batch_size, group in itertools.product(GRID.batch_sizes[::-1], groups):
         seed = 0 if mistake == "the minibatches ignore --seed" else SEED
-        rng = np.random.default_rng([seed, point[0]])
+        rng = np.random.default_rng([seed, batch_size])
         if mistake == "all batch sizes draw the same random numbers":
             rng = np.random.default_rng(SEED)
         if mistake == "one random stream is used on from model to model":
             rng = stream
-        for epoch, (W, b) in enumerate(epochs_of(point, *start, parts, rng, mistake), start=1):
-            models[(*point, epoch)] = W, b
+        epochs = epochs_of(batch_size, np.array(group), *start, parts, rng, mistake)
+        for epoch, (W, b) in enumerate(epochs, start=1):
+            for k, pair in enumerate(group):
+                models[(batch_size, *pair, epoch)] = W[k], b[k]
         if mistake == "the weights go on from one model to the next":
-            start = W, b
+            start = W[-1], b[-1]
     return models
 
 
-def epochs_of(point, W, b, parts, rng, mistake=None):
-    """Yield (W, b) after each epoch of one model."""
+def epochs_of(batch_size, pairs, W, b, parts, rng, mistake=None):
+    """Yield W (models, m, 10) and b (models, 10) after each epoch of models that start at W, b.
+
+    `pairs` has a learning rate and an alpha for each model.
+    """
     (X, y), rows_to_train = parts["all"], parts["rows"]
     Y = np.eye(10)[y]
-    batch_size, learning_rate, alpha = point
+    learning_rate, alpha = pairs.T
     decay = alpha
     if mistake == "alpha is missing from the gradient":
-        decay = 0
+        decay = 0 * alpha
     if mistake == "alpha is divided by n":
         decay = alpha / len(rows_to_train)
     if mistake == "alpha is divided by the batch size":
@@ -200,9 +214,9 @@ def epochs_of(point, W, b, parts, rng, mistake=None):
             if mistake == "only the last minibatch's update is kept":
                 W, b = before
             D = np.exp(log_softmax(W, b, X_batch)) - Y[rows]
-            dW, db = X_batch.T @ D / n + decay * W, D.sum(axis=0) / n
+            dW, db = X_batch.T @ D / n + decay[:, None, None] * W, D.sum(axis=-2) / n
             if mistake == "the biases are regularised, too":
-                db = db + decay * b
+                db = db + decay[:, None] * b
             if mistake == "the bias never learns":
                 db = 0 * db
             if mistake == "the bias goes up its gradient":
@@ -210,7 +224,7 @@ def epochs_of(point, W, b, parts, rng, mistake=None):
             if mistake == "momentum of 0.9 is used":
                 velocity_W, velocity_b = 0.9 * velocity_W + dW, 0.9 * velocity_b + db
                 dW, db = velocity_W, velocity_b
-            W, b = W - rate * dW, b - rate * db
+            W, b = W - rate[:, None, None] * dW, b - rate[:, None] * db
         if mistake == "the bias is dropped after each epoch":
             b = 0 * b
         yield W, b
@@ -266,8 +280,8 @@ def choose(parts, models, mistake=None):
     if mistake == "the winner is trained again on the training and the validation images":
         all_rows = parts | {"rows": np.arange(len(X))}
         rng = np.random.default_rng([SEED, winner[0]])
-        again = list(epochs_of(winner, 0 * W, 0 * b, all_rows, rng))
-        W, b = again[epochs - 1]
+        again = list(epochs_of(winner[0], np.array([winner[1:]]), 0 * W, 0 * b, all_rows, rng))
+        (W,), (b,) = again[epochs - 1]
     penalty = winner[2] / 2 * (W**2).sum()
     trained, _ = metrics(W, b, *training)
     validated = list(curves[best])

@@ -383,7 +383,9 @@ def build():
         pytest.importorskip(name)
         if version(name) != pin:
             pytest.skip(f"the bytes are those of {name} {pin}")
-    return pytest.importorskip("report.build")
+    build = pytest.importorskip("report.build")
+    build.document = functools.cache(build.document)  # the figures are drawn once for all tests
+    return build
 
 
 @pytest.fixture(scope="session")
