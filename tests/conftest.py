@@ -1,7 +1,7 @@
 """The problem, the files and the run that tests share. Where tests are:
 
 test_model, _gradients, _sgd, _search   lemmas on softmax_sgd.py, in the order of its parts
-test_assignment, test_oracles           what the assignment asks, and its numbers by plain loops
+test_assignment, test_oracles           what the assignment asks, and its numbers in plain NumPy
 test_load, test_command                 own files; softmax_sgd.py as its user meets it
 test_download_*                         the downloader, started by downloader.py against servers.py
 test_experiments, _report, _readme      what report/experiments.py, report.pdf and README.md state

@@ -128,6 +128,19 @@ def test_the_check_names_the_mistake(problem, mistake):
         check(wrong, p, p.alpha)
 
 
+def test_float32_stays_float32(problem):
+    """Though the learning rates are float64: products of float32 are twice as fast."""
+    p = problem
+    W, b, X = p.W.astype(np.float32), p.b.astype(np.float32), p.X.astype(np.float32)
+    results = {
+        "softmax": [softmax(W, b, X)],
+        "cross_entropy_gradients": cross_entropy_gradients(W, b, X, p.y, scale=p.alpha),
+    }
+    for function, arrays in results.items():
+        dtypes = [str(array.dtype) for array in arrays]
+        assert set(dtypes) == {"float32"}, f"{function} returns {dtypes} for float32 W, b and X"
+
+
 def test_scale_multiplies_the_gradients_without_alpha(problem):
     """It is the learning rate where they train: a number, or one for each model."""
     p, scale = problem, 0.7 * problem.alpha

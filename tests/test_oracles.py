@@ -1,4 +1,4 @@
-"""The numbers of the assignment, found in other ways: by scikit-learn, and by plain loops."""
+"""The numbers of the assignment, found in other ways: by scikit-learn, and in plain NumPy."""
 
 import itertools
 import re
@@ -24,7 +24,7 @@ def test_scikit_learn_agrees_on_the_optimum():
         np.testing.assert_allclose(gradient, 0, atol=1e-7)
 
 
-# --- The homework by plain loops ------------------------------------------------------------------
+# --- The homework in plain NumPy ------------------------------------------------------------------
 #
 # In float64: `divide` the images, `train` the models, `choose` and test. Models of one batch size
 # lie along the first axis of W and b. Each function can make mistakes that were found in students'
@@ -319,7 +319,7 @@ def choose(parts, models, mistake=None):
 
 
 @pytest.fixture(scope="session")
-def by_loops(finished_run):
+def in_plain_numpy(finished_run):
     """What comes out with no mistake."""
     parts = divide(finished_run.own_files)
     models = train(parts)
@@ -327,9 +327,9 @@ def by_loops(finished_run):
 
 
 @pytest.fixture(scope="session")
-def by_mistake(finished_run, by_loops):
+def by_mistake(finished_run, in_plain_numpy):
     """The numbers that each mistake gives."""
-    parts, models = by_loops["parts"], by_loops["models"]
+    parts, models = in_plain_numpy["parts"], in_plain_numpy["models"]
     numbers = {}
     for mistake in DATA_MISTAKES:
         wrong_parts = divide(finished_run.own_files, mistake)
@@ -346,21 +346,21 @@ def agree(numbers, others):
     return np.allclose(numbers, others, rtol=0, atol=1e-4)
 
 
-def owners(part, cross_entropy, by_loops):
+def owners(part, cross_entropy, in_plain_numpy):
     """The points, in words, whose model has this cross-entropy on a part."""
     return [
         "batch size {}, learning rate {}, alpha {}, epochs {}".format(*point)
-        for point, (W, b) in by_loops["models"].items()
-        if agree(metrics(W, b, *by_loops["parts"][part])[0], cross_entropy)
+        for point, (W, b) in in_plain_numpy["models"].items()
+        if agree(metrics(W, b, *in_plain_numpy["parts"][part])[0], cross_entropy)
     ]
 
 
-def test_the_run_is_that_of_the_assignment(finished_run, by_loops, request):
+def test_the_run_is_that_of_the_assignment(finished_run, in_plain_numpy, request):
     printed = PRINTED.search(finished_run.stdout)
     assert printed, f"the numbers of the assignment are not found in\n{finished_run.stdout}"
     ours = np.array([float(text) for text in printed.groups()])
     ours[[6, 8]] /= 100  # they are percentages
-    right = by_loops["numbers"]
+    right = in_plain_numpy["numbers"]
     if agree(ours, right):
         return
     wrong = request.getfixturevalue("by_mistake")
@@ -372,13 +372,13 @@ def test_the_run_is_that_of_the_assignment(finished_run, by_loops, request):
     lines += [f"all is as if {mistake}" for mistake in wrong if agree(ours, wrong[mistake])]
     for part, at in (("validation", 5), ("test", 7)):
         if not agree(ours[at], right[at]):
-            points = owners(part, ours[at], by_loops)
+            points = owners(part, ours[at], in_plain_numpy)
             lines += [f"this {part} cross-entropy is that of the point {p}" for p in points]
     pytest.fail("\n".join(lines), pytrace=False)
 
 
-def test_that_run_would_show_each_mistake(by_loops, by_mistake):
-    unseen = [name for name in by_mistake if agree(by_mistake[name], by_loops["numbers"])]
+def test_that_run_would_show_each_mistake(in_plain_numpy, by_mistake):
+    unseen = [name for name in by_mistake if agree(by_mistake[name], in_plain_numpy["numbers"])]
     assert unseen == []
     alike = [
         pair
@@ -388,9 +388,9 @@ def test_that_run_would_show_each_mistake(by_loops, by_mistake):
     assert alike == [], "mistakes that give the same numbers"
 
 
-def test_the_winner_of_that_run_is_in_the_middle_of_every_axis(by_loops):
+def test_the_winner_of_that_run_is_in_the_middle_of_every_axis(in_plain_numpy):
     """So that no slip of an index goes unseen."""
-    *winner, epochs = by_loops["numbers"][:4]
+    *winner, epochs = in_plain_numpy["numbers"][:4]
     indices = [axis.index(value) for axis, value in zip(GRID, winner)] + [int(epochs) - 1]
     assert len(set(indices)) == 4, "two indices are equal"
     for index, length in zip(indices, [*map(len, GRID[:3]), GRID.epochs]):
