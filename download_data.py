@@ -2,14 +2,14 @@
 
     python download_data.py [--data-dir DIR] [--mirror URL]
 
-No source is trusted. Downloads go to a temporary folder beside the data, never exceed the expected
-size, and get their final name only if their SHA-256 matches. Therefore
+No source is trusted. Downloads go to a temporary folder inside the data folder, never exceed the
+expected size, and get their final name only if their SHA-256 matches. Therefore
 
 - a wrong or partial file never gets its final name, and a damaged file stays until its replacement
   is verified; verified files are never fetched again;
-- an array that may be the user's own, such as one of another shape, is never replaced;
+- an array of numbers that may be the user's own, such as one of another shape, is never replaced;
 - if all files are present and correct, nothing is fetched or written;
-- the temporary folder is removed even after Ctrl-C or another signal;
+- the temporary folder is removed even after Ctrl-C or another signal that can be caught;
 - time is bounded: an attempt at a file may take GRACE seconds, plus one second per MIN_RATE bytes.
 """
 
@@ -44,7 +44,7 @@ from typing import NamedTuple
 try:
     import numpy as np
 except ModuleNotFoundError:
-    sys.exit("NumPy is missing. README.md says how to install it: pip install -r requirements.txt")
+    sys.exit("NumPy is missing. To install what is needed: pip install -r requirements.txt")
 
 
 # --- Shared by both programs ----------------------------------------------------------------------
@@ -300,7 +300,7 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
 
     `mirror` is the URL of a folder with the four .npy files, tried before all other sources.
     Progress and problems go to stderr. Raises DataError if a file is unavailable from every source,
-    if it cannot be stored, or if a file that may be the user's own is in the way; in that case,
+    if it cannot be stored, or if a file that may be the user's own is in the way; in the last case,
     nothing is fetched.
     """
     data_dir = Path(data_dir).absolute()
@@ -359,14 +359,15 @@ def mismatch(path: Path, file: File) -> str | None:
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     if sha256 != file.sha256:
-        return f"wrong content (MNIST, or an older version?): its SHA-256 is {sha256}"
+        return f"wrong content (MNIST, or an older Fashion-MNIST?): its SHA-256 is {sha256}"
     return None
 
 
 def possible_own_file(path: Path, file: File) -> str | None:
     """Describe the file at `path`, which is not `file`, if it may be the user's own.
 
-    Return None if it is certainly damaged.
+    Return None if it is to be replaced: if it does not hold a complete array of real numbers, or if
+    the array has the form of `file` but values that are impossible there.
     """
     if os.path.islink(path):
         return "a link"
@@ -384,9 +385,9 @@ def possible_own_file(path: Path, file: File) -> str | None:
     if header.shape != file.shape or header.dtype != file.dtype:
         return printable(f"{header.dtype} of shape {header.shape}")
     array = read_npy(path)
-    if not (array.min() >= 0 and array.max() <= file.highest):  # impossible values, or NaN
+    if not (array.min() >= 0 and array.max() <= file.highest):  # impossible, or NaN
         return None
-    return "the right shape but other values: MNIST, an older version, or a damaged copy"
+    return "the right shape but other values: MNIST, an older Fashion-MNIST, or a damaged copy"
 
 
 def fetch_all(files: list[File], data_dir: Path, mirror: str | None) -> list[File]:
@@ -397,6 +398,7 @@ def fetch_all(files: list[File], data_dir: Path, mirror: str | None) -> list[Fil
         data_dir.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
         for name, source in sources(mirror, folder):
+            # Once no files are left, this does nothing.
             files = fetch_from(name, source, files, folder, data_dir)
         return files
     except OSError as error:
@@ -580,7 +582,7 @@ def unpack_package(folder: Path) -> None:
 def run_tool(command: list[str], folder: Path, deadline: float) -> str:
     """Run a command in `folder`; if it fails, return its last line of output.
 
-    Processes that it started are killed when it ends.
+    When the command ends, any processes that it has left behind are killed.
     """
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     environment = os.environ | {"TMPDIR": str(folder)}
@@ -604,7 +606,7 @@ def run_tool(command: list[str], folder: Path, deadline: float) -> str:
 def http(url: str, magic: bytes) -> Iterator[bytes]:
     """The body of `url`, which must begin with `magic`.
 
-    TLS is verified; no redirect may leave https.
+    TLS is verified; no redirect may leave https if `url` is https.
     """
     try:
         import requests  # imported here: not needed once the data are present
@@ -679,7 +681,7 @@ def npy_from_idx(file: File, chunks: Iterable[bytes]) -> Iterator[bytes]:
     unzip = zlib.decompressobj(wbits=31)  # gzip
     # The IDX header has four bytes, and four for each dimension: n x 28 x 28 for images.
     skip = 16 if len(file.shape) == 2 else 8
-    # Against gzip bombs, at most this many bytes are taken from one chunk. A right file loses
+    # Against gzip bombs, at most this many bytes are taken from one chunk. A correct file loses
     # nothing: all of it unzips to slightly less, with one byte per value where `size` counts four.
     # If a chunk reaches the limit, the output is too long, and `write_verified` refuses it.
     limit = file.size // 4
@@ -704,7 +706,7 @@ def fetch_data() -> None:
     )
     add = parser.add_argument
     add("--data-dir", type=folder_name, metavar="DIR", default=DATA,
-        help="where the files go: %(default)s")  # fmt: skip
+        help="folder for the files (default: %(default)s)")  # fmt: skip
     add("--mirror", type=str.strip, metavar="URL",
         help="URL of a folder with the .npy files, tried first")  # fmt: skip
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """Softmax regression on Fashion-MNIST, by minibatch SGD and a grid search (CS/DS541, Homework 2).
 
-    python softmax_sgd.py            # python softmax_sgd.py --help lists the options
+    python softmax_sgd.py            # --help lists the options
 
 For an image x, the model predicts the probability of each class k:
 
@@ -27,15 +27,16 @@ Conventions
     X, y       (n, m) pixels in 0..1, and (n,) integer labels in 0..c-1
     W, b       (m, c) and (c,); for a stack, (m, c, K) and (c, K)
     dW, db     their gradients, with the same shapes
-    alpha, learning_rate    numbers; for a stack, (K,), like every metric
+    alpha, learning_rate    numbers; for a stack, (K,)
+    metrics    cross-entropy and accuracy: numbers; for a stack, (K,)
 
 The functions of the model never modify their arguments. They compute in the common dtype of W and
-X; in `loss` and `gradients`, if alpha is an array, its dtype counts, too. Metrics are averaged in
+X; in `loss` and `gradients`, the dtype of a NumPy alpha counts, too. Metrics are averaged in
 float64. Three things make training fast: one wide matrix product serves a whole stack; logits and
 probabilities are stored with the class axis first, as Ŷᵀ (c, n) or (c, K, n), because NumPy is slow
 along a short last axis; and besides the matrix products, a step passes over W only twice
-(`W *= ...`, `W -= ...`), which matters because W is by far the largest array if the minibatch is
-small.
+(`W *= ...`, `W -= ...`), which matters because if the minibatch is small, W is far larger than the
+images, logits and probabilities.
 """
 
 import os
@@ -155,7 +156,7 @@ def logits(W, b, X) -> np.ndarray:
     """
     Z = X @ W.reshape(len(W), -1)  # (n, m) @ (m, cK)
     Z = np.ascontiguousarray(Z.T)  # copied, because NumPy is fast only along contiguous rows
-    Z = Z.reshape(*b.shape, len(X))
+    Z = Z.reshape(*b.shape, len(X))  # (c, n), or (c, K, n)
     Z += b[..., None]
     Z -= Z.max(axis=0)
     return Z
@@ -205,8 +206,8 @@ def cross_entropy_gradients(W, b, X, y, scale=1) -> tuple[np.ndarray, np.ndarray
     `scale` is a number; for a stack, it may be (K,). It multiplies the small Ŷ - Y, not dW.
     """
     D = softmax(W, b, X)
-    D[at_labels(y)] -= 1  # (Ŷ - Y)ᵀ: its columns are the examples
-    D *= np.asarray(scale, D.dtype)[..., None] / len(X)
+    D[at_labels(y)] -= 1  # (Ŷ - Y)ᵀ: the last axis runs over the examples
+    D *= np.asarray(scale, D.dtype)[..., None] / len(X)  # (1,); or (K, 1), to fit (c, K, n)
     dW = X.T @ D.reshape(-1, len(X)).T  # (m, n) @ (n, cK)
     return dW.reshape(W.shape), D.sum(axis=-1)
 
@@ -230,7 +231,8 @@ def minibatches(rows, batch_size: int, rng: np.random.Generator) -> Iterator[np.
 def sgd(W, b, X, y, alpha, learning_rate, batches: Iterable) -> tuple[np.ndarray, np.ndarray]:
     """(W, b) after one step (4) for each batch; a batch is an array of row numbers of X and y."""
     W, b = W.copy(), b.copy()
-    shrink = np.full_like(W, 1 - learning_rate * alpha)  # as large as W: faster than broadcasting
+    # 1 - εα. It is as large as W, because that is faster than broadcasting it in every step.
+    shrink = np.full_like(W, 1 - learning_rate * alpha)
     for rows in batches:
         step_W, step_b = cross_entropy_gradients(W, b, X[rows], y[rows], scale=learning_rate)
         W *= shrink
@@ -243,10 +245,10 @@ def sgd(W, b, X, y, alpha, learning_rate, batches: Iterable) -> tuple[np.ndarray
 
 
 class Grid(NamedTuple):
-    """The hyperparameters to search, in ascending order.
+    """The values to search for each hyperparameter, in ascending order.
 
-    A model is a batch size, a learning rate and an alpha. A point is a model after a number of
-    epochs; every number from 1 to `epochs` is searched.
+    A model is identified by its batch size, learning rate and alpha. A point is a model after a
+    number of epochs; every number from 1 to `epochs` is searched.
     """
 
     batch_sizes: tuple[int, ...] = (8, 16, 32, 64)
@@ -321,8 +323,8 @@ def search(
 
     Returns the curves, W and b. W has the shape (m, CLASSES, batch sizes, learning rates, alphas),
     and b the same without m. They hold each model after its best epoch: the one with the lowest
-    cross-entropy, the earliest if several are equal. The curves of a diverging model end in NaN or
-    infinity. The result depends on `seed`, not on `workers`.
+    cross-entropy, the earliest if several are equal. The cross-entropy of a diverging model ends in
+    NaN or infinity. The result depends on `seed`, not on `workers`.
 
     Calls `progress` before the first epoch and after every epoch, with the number of epochs done
     and two arrays of shape (batch sizes, learning rates, alphas): each model's lowest cross-entropy
@@ -335,6 +337,7 @@ def search(
     def train_epoch(stack: Stack, W, b) -> tuple:
         """Train a stack for one epoch from (W, b); return the new W, b, and their metrics."""
         batches = minibatches(train, stack.batch_size, stack.rng)
+        # After an interruption, the epoch ends early.
         batches = itertools.takewhile(lambda _: not stopped.is_set(), batches)
         with np.errstate(all="ignore"):  # models may diverge
             W, b = sgd(W, b, X, y, stack.alphas, stack.learning_rates, batches)
@@ -377,7 +380,7 @@ def search(
     finally:
         stopped.set()
         pool.shutdown(cancel_futures=True)
-    cross_entropy, accuracy = np.stack(history, axis=-1)
+    cross_entropy, accuracy = np.stack(history, axis=-1)  # (2, *shape, epochs)
     return Curves(cross_entropy, accuracy), best_W, best_b
 
 
@@ -390,8 +393,8 @@ def best_point(curves: Curves) -> tuple[int, int, int, int]:
     if not finite.any():
         raise FloatingPointError("every model diverged; try smaller learning rates or alphas")
     cross_entropy = np.where(finite, curves.cross_entropy, np.inf)
-    equals = np.argwhere(cross_entropy == cross_entropy.min()).tolist()
-    return min(map(tuple, equals), key=lambda indices: preference(*indices))
+    tied = np.argwhere(cross_entropy == cross_entropy.min()).tolist()
+    return min(map(tuple, tied), key=lambda indices: preference(*indices))
 
 
 def preference(i: int, j: int, k: int, e: int) -> tuple[int, int, int, int]:
@@ -445,7 +448,7 @@ def run_experiment() -> None:
     log(f"searched in {seconds:.1f} s\n")
 
     i, j, k, e = best_point(curves)
-    # `search` returned each model after its best epoch, which for this one is at index e.
+    # `search` returned the weights of each model after its best epoch; for this one, epoch e + 1.
     W, b = W[..., i, j, k], b[..., i, j, k]
     # The test set is used here for the first and only time.
     test_cross_entropy, test_accuracy = evaluate(W, b, X_test, y_test)
@@ -507,7 +510,7 @@ def cross_entropy_in_parts(W, b, X, y, rows) -> float:
 
 
 class Progress:
-    """Shows the progress of a search as a live line; `best_so_far` describes its best point."""
+    """Shows the progress of a search as a live line; `best_so_far` describes the best point."""
 
     def __init__(self, grid: Grid):
         self.grid = grid
@@ -562,7 +565,7 @@ def described(best: dict) -> str:
 def heading(counts: dict[str, int], grid: Grid) -> str:
     """A summary of the data and the grid."""
     axes = [
-        plural(len(grid.batch_sizes), "minibatch size"),
+        plural(len(grid.batch_sizes), "batch size"),
         plural(len(grid.learning_rates), "learning rate"),
         plural(len(grid.alphas), "alpha"),
         plural(grid.epochs, "epoch"),
@@ -610,7 +613,7 @@ def table(grid: Grid, curves: Curves) -> list[str]:
                 diverged.append((*model[:3], "", "diverged", ""))
         rows += [row for *_, row in sorted(finite)[:3]] + diverged
     widths = [max(map(len, column)) for column in zip(*rows)]
-    title = "The best models for each minibatch size (at most three), at their best epochs:"
+    title = "The best models for each batch size (at most three), at their best epochs:"
     return [title, *("  ".join(map(str.rjust, row, widths)).rstrip() for row in rows)]
 
 
@@ -684,7 +687,7 @@ def save(folder: Path, results: dict, curves: Curves, W: np.ndarray, b: np.ndarr
 
 
 def number(kind: type, valid: Callable, wanted: str) -> Callable[[str], int | float]:
-    """An argparse type: an int or a float that is `valid`."""
+    """Make an argparse type: an int or a float that is `valid`; `wanted` describes it."""
 
     def parse(text: str) -> int | float:
         try:
@@ -736,8 +739,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--seed", type=seed, metavar="N", default=0,
         help=f"random seed of the split and of the order of the examples {default}")
     add("--workers", type=count, metavar="N", default=cores,
-        help=f"training threads; each trains a stack of up to {MAX_STACK} models of one minibatch "
-        "size at a time. The default grid has four stacks, a grid of one minibatch size has two; "
+        help=f"training threads; each trains a stack of up to {MAX_STACK} models of one batch size "
+        "at a time. The default grid has four stacks, a grid of one batch size at least two; "
         f"there is no benefit in more threads than stacks {default}")
     add("--data-dir", type=folder_name, metavar="DIR", default=DATA,
         help="folder with the four files fashion_mnist_*.npy; in the default, %(default)s, missing "

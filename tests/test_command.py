@@ -313,12 +313,12 @@ def test_the_heading_counts_in_the_singular_and_in_the_plural():
     one = heading({"train": 1, "validation": 1, "test": 1}, Grid((8,), (0.1,), (0.0,), 1))
     assert one == (
         "Images: 1 training, 1 validation, 1 test\n"
-        "Grid: 1 minibatch size x 1 learning rate x 1 alpha x 1 epoch = 1 point\n"
+        "Grid: 1 batch size x 1 learning rate x 1 alpha x 1 epoch = 1 point\n"
     )
     many = heading({"train": 5, "validation": 4, "test": 3}, Grid((8, 9), (0.1, 0.2, 0.3), (0, 1)))
     assert many == (
         "Images: 5 training, 4 validation, 3 test\n"
-        "Grid: 2 minibatch sizes x 3 learning rates x 2 alphas x 60 epochs = 720 points\n"
+        "Grid: 2 batch sizes x 3 learning rates x 2 alphas x 60 epochs = 720 points\n"
     )
 
 
@@ -586,7 +586,7 @@ def test_a_missing_numpy_is_told_in_one_line(tmp_path):
     done = run_with(tmp_path, "numpy", "raise ModuleNotFoundError('numpy')", "--help")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "NumPy is missing. README.md says how to install it: pip install -r requirements.txt\n"
+        "NumPy is missing. To install what is needed: pip install -r requirements.txt\n"
     )
 
 
@@ -692,7 +692,8 @@ def test_an_interrupted_search_names_its_best_point(finished_run, tmp_path, sent
         stdout = terminal.child.stdout.read()
     finally:
         terminal.close()
-    assert terminal.child.returncode == status, terminal.lines()[-1]
+    ended = terminal.child.returncode
+    assert ended == status, f"status {ended}, not {status}: {terminal.lines()[-1]}"
     assert "Test" not in stdout, "the test set was used"
     assert list(output.iterdir()) == [], "something was written"
 
@@ -806,9 +807,9 @@ def test_stdout_to_the_letter(finished_run):
         finished_run.stdout
         == """\
 Images: 42 training, 18 validation, 40 test
-Grid: 3 minibatch sizes x 4 learning rates x 5 alphas x 10 epochs = 600 points
+Grid: 3 batch sizes x 4 learning rates x 5 alphas x 10 epochs = 600 points
 
-The best models for each minibatch size (at most three), at their best epochs:
+The best models for each batch size (at most three), at their best epochs:
 batch size  learning rate  alpha  epochs  validation CE  accuracy
          4            1.0  0.004       8         1.6929    44.44%
          4            4.0  0.004      10         1.7419    44.44%

@@ -126,7 +126,7 @@ def test_a_damaged_file_that_another_program_has_open_is_replaced_or_left(tmp_pa
 # --- The user's own files are not -----------------------------------------------------------------
 
 
-OUR_FORM = "the right shape but other values: MNIST, an older version, or a damaged copy"
+OUR_FORM = "the right shape but other values: MNIST, an older Fashion-MNIST, or a damaged copy"
 # Which file, an array in its place, and what the message calls it.
 OWN = {
     "digits of 8 x 8 pixels": (IMAGES, np.ones((1797, 64)), "float64 of shape (1797, 64)"),

@@ -152,7 +152,7 @@ class Met(NamedTuple):
     constants: tuple = ()  # of download_data, as pairs
 
 
-WRONG_CONTENT = r"wrong content \(MNIST, or an older version\?\): its SHA-256 is \w{64}"
+WRONG_CONTENT = r"wrong content \(MNIST, or an older Fashion-MNIST\?\): its SHA-256 is \w{64}"
 PAGE = "an HTML or XML page instead of the file"
 LOST = "the connection was lost"
 STALLED = "the connection was lost, or stalled"
