@@ -7,7 +7,7 @@ expected size, and get their final name only if their SHA-256 matches. Therefore
 
 - a wrong or partial file never gets its final name, and a damaged file stays until its replacement
   is verified; verified files are never fetched again;
-- an array of numbers that may be the user's own, such as one of another shape, is never replaced;
+- an array that may be the user's own, such as one of another shape, is never replaced;
 - if all files are present and correct, nothing is fetched or written;
 - the temporary folder is removed even after Ctrl-C or another signal that can be caught;
 - time is bounded: an attempt at a file may take GRACE seconds, plus one second per MIN_RATE bytes.
@@ -94,10 +94,10 @@ def run(program: Callable[[], None]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not if it is closed
             stream.reconfigure(errors="backslashreplace")  # for names that it cannot encode
-    catch_signals()
     name = Path(sys.argv[0]).name
     status = 0
     try:
+        catch_signals()
         try:
             program()
         except SystemExit as stop:  # from argparse
@@ -106,6 +106,11 @@ def run(program: Callable[[], None]) -> int:
             sys.stdout.flush()  # an error must be raised here, not at exit
     except (DataError, FloatingPointError, MemoryError) as error:
         log(f"{name}: {str(error) or 'not enough memory'}")
+        return 1
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        log(f"{name}: cannot start another thread: a limit on memory or on tasks is reached")
         return 1
     except OSError as error:  # from writing: errors in reading are DataErrors
         drop_unwritten()
@@ -165,6 +170,10 @@ def folder_name(text: str) -> Path:
     return Path(text)
 
 
+class NotNumbers(DataError):
+    """The file begins like an .npy file, but not like one of real numbers in format 1.0."""
+
+
 class Header(NamedTuple):
     """What an .npy file of real numbers says about its array."""
 
@@ -177,7 +186,8 @@ class Header(NamedTuple):
 def read_header(path: Path) -> Header:
     """Read the header of an .npy file, and check it against the file's size.
 
-    Raises DataError unless `path` is a regular file that holds one complete array of real numbers.
+    Raises DataError unless `path` is a regular file that holds one complete array of real numbers:
+    NotNumbers if it may hold an array of something else.
     """
     magic = np.lib.format.MAGIC_PREFIX
     try:
@@ -188,11 +198,14 @@ def read_header(path: Path) -> Header:
             if content.read(len(magic)) != magic:
                 raise ValueError("not an .npy file; save the array with np.save")
             if content.read(2) != bytes([1, 0]):
-                raise ValueError("not .npy format 1.0, which np.save uses for numbers")
+                raise NotNumbers(
+                    f"{path}: unusable: not .npy format 1.0, which np.save uses for numbers"
+                )
             shape, by_columns, dtype = parse_header(content)
             offset = content.tell()
         if dtype.kind not in "buif":
-            raise ValueError(f"{dtype} of shape {shape}, not real numbers")
+            found = printable(f"{dtype} of shape {shape}")
+            raise NotNumbers(f"{path}: unusable: {found}, not real numbers")
         size = status.st_size - offset
         negative = any(length < 0 for length in shape)
         if negative or size != math.prod(shape) * dtype.itemsize:
@@ -366,8 +379,8 @@ def mismatch(path: Path, file: File) -> str | None:
 def possible_own_file(path: Path, file: File) -> str | None:
     """Describe the file at `path`, which is not `file`, if it may be the user's own.
 
-    Return None if it is to be replaced: if it does not hold a complete array of real numbers, or if
-    the array has the form of `file` but values that are impossible there.
+    Return None if it is to be replaced: if it does not hold a complete array, or if the array has
+    the form of `file` but values that are impossible there.
     """
     if os.path.islink(path):
         return "a link"
@@ -380,6 +393,8 @@ def possible_own_file(path: Path, file: File) -> str | None:
         return f"cannot be read: {error.strerror}"
     try:
         header = read_header(path)
+    except NotNumbers:
+        return "an array, but not of real numbers in .npy format 1.0"
     except DataError:
         return None
     if header.shape != file.shape or header.dtype != file.dtype:
@@ -582,10 +597,11 @@ def unpack_package(folder: Path) -> None:
 def run_tool(command: list[str], folder: Path, deadline: float) -> str:
     """Run a command in `folder`; if it fails, return its last line of output.
 
-    When the command ends, any processes that it has left behind are killed.
+    When the command ends, any processes that it has left behind are killed. Raises OSError if there
+    is no space left in `folder`.
     """
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    environment = os.environ | {"TMPDIR": str(folder)}
+    environment = os.environ | {"TMPDIR": str(folder), "LC_ALL": "C"}  # C: messages in English
     with subprocess.Popen(
         command, cwd=folder, env=environment, start_new_session=True, **streams
     ) as tool:
@@ -599,6 +615,8 @@ def run_tool(command: list[str], folder: Path, deadline: float) -> str:
             tool.wait()  # Popen skips this after KeyboardInterrupt
     if tool.returncode == 0:
         return ""
+    if b"No space left on device" in output:
+        raise OSError(errno.ENOSPC, "No space left on device")
     lines = output.decode(errors="replace").strip().splitlines() or [f"status {tool.returncode}"]
     return f"{command[0]}: {printable(lines[-1])}"
 

@@ -101,8 +101,12 @@ def load(data_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 def check_present(folder: Path) -> None:
     """Raise DataError, naming all that is missing, unless the folder has the four files."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+    try:
+        is_folder, exists = folder.is_dir(), folder.exists()
+    except OSError as error:  # such as: permission denied, the name is too long
+        raise DataError(f"{folder}: unusable: {error.strerror}") from None
+    if not is_folder:
+        raise DataError(f"{folder}: {'not a folder' if exists else 'no such folder'}")
     missing = [file.name for file in FILES if not os.path.lexists(folder / file.name)]
     if missing:
         raise DataError(
@@ -655,15 +659,18 @@ def check_writable(folder: Path) -> None:
 
 
 def note_replacement(folder: Path, setup: dict) -> None:
-    """Log a line if the folder has results of a run with other options, which will be replaced."""
+    """Log a line if files of another origin, or of a run with other options, will be replaced."""
     path = folder / "results.json"
-    if not path.exists():
+    if not path.is_file():
+        for name in RESULTS:
+            if os.path.lexists(folder / name):
+                log(f"Note: {folder / name} is not from this program; it will be replaced")
         return
     setup = json.loads(json.dumps(setup))  # tuples become lists
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
         differing = [name for name in setup if old[name] != setup[name]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         log(f"Note: {path} is not from this version of the program; it will be replaced")
         return
     if differing:

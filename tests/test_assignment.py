@@ -113,9 +113,11 @@ def test_the_test_files_change_nothing_but_the_metrics_of_the_test(
 ):
     results = []
     for name in ("one", "other"):
+        (tmp_path / name).mkdir()
         run_here(monkeypatch, *OPTIONS, "--data-dir", own_files, "--output", tmp_path / name)
         result = json.loads((tmp_path / name / "results.json").read_text(encoding="utf-8"))
         model = np.load(tmp_path / name / "model.npz")
+        assert sorted(model) == ["W", "b"], f"model.npz holds {sorted(model)}, not W and b"
         results.append((result, model["W"], model["b"]))
         np.save(own_files / TEST_IMAGES, np.load(own_files / TEST_IMAGES)[::-1])  # not the labels
     (one, *model), (other, *other_model) = results

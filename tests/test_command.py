@@ -22,6 +22,7 @@ import pytest
 from conftest import FRACTION, GRID, NAMES, ROOT, SEED, command, start
 
 import softmax_sgd
+from download_data import DataError
 from softmax_sgd import RESULTS, Curves, Grid, Progress, best_point, evaluate, heading, load, report
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell, signals or terminal")
@@ -66,7 +67,10 @@ def test_the_options_reach_the_search(finished_run, monkeypatch, tmp_path):
         *("--data-dir", finished_run.own_files),
     )
     softmax_sgd.run_experiment()
-    assert calls == [(Grid((8, 16), (0.1, 0.5), (0.0, 0.3), 7), 5, 3, 15)]
+    [(grid, *others)] = calls
+    right = Grid((8, 16), (0.1, 0.5), (0.0, 0.3), 7)
+    assert grid == right, f"not each value once, in ascending order, or not 7 epochs: {grid}"
+    assert others == [5, 3, 15], "the seed, the workers, or the number of validation images"
 
 
 def test_the_defaults_can_be_typed_as_help_shows_them(monkeypatch):
@@ -80,7 +84,7 @@ def test_the_defaults_can_be_typed_as_help_shows_them(monkeypatch):
     again, default = vars(parse(monkeypatch, *typed)), vars(parse(monkeypatch))
     for name in ("batch_sizes", "learning_rates", "alphas"):
         again[name] = tuple(again[name])
-    assert again == default
+    assert again == default, "what --help shows is not the default"
 
 
 def test_there_is_a_worker_for_each_core_that_may_be_used(monkeypatch):
@@ -229,6 +233,40 @@ def test_results_of_other_options_are_replaced_with_a_note(finished_run, old_res
     assert json.loads(path.read_text(encoding="utf-8"))["numpy"] == np.__version__
 
 
+@pytest.mark.parametrize("name", ["model.npz", "curves.npz"])
+def test_a_file_of_another_origin_is_replaced_with_a_note(own_files, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    done = command(*ONE_MODEL, "--data-dir", own_files, "--output", tmp_path)
+    notes = [line for line in done.stderr.splitlines() if line.startswith("Note: ")]
+    assert notes == [f"Note: {tmp_path / name} is not from this program; it will be replaced"]
+
+
+@pytest.mark.parametrize("old", ["a FIFO", "brackets"])
+def test_a_results_file_that_cannot_be_read_is_replaced_with_a_note(own_files, tmp_path, old):
+    path = tmp_path / "results.json"
+    if old == "brackets":
+        path.write_text("[" * 200_000)
+    elif hasattr(os, "mkfifo"):
+        os.mkfifo(path)
+    else:
+        pytest.skip("there are no FIFOs here")
+    done = command(*ONE_MODEL, "--data-dir", own_files, "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(f"Note: {re.escape(str(path))} is not from this .*; it will be", done.stderr)
+    assert json.loads(path.read_text(encoding="utf-8"))["seed"] == 0
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_result_that_cannot_be_moved_into_place_is_an_error(tmp_path, name):
+    """Here a folder is in the way; on Windows, another program may have the old file open."""
+    (tmp_path / name).mkdir()
+    curves = Curves(np.zeros((1, 1, 1, 1)), np.zeros((1, 1, 1, 1)))
+    told = re.escape(f"cannot replace {tmp_path / name}: ")
+    with pytest.raises(DataError, match=told):
+        softmax_sgd.save(tmp_path, {}, curves, np.zeros((1, 10)), np.zeros(10))
+    assert all(path.name in RESULTS for path in tmp_path.iterdir()), "something is left behind"
+
+
 @posix
 @pytest.mark.parametrize("too_large", RESULTS)
 def test_a_full_disk_leaves_the_old_results(finished_run, old_results, too_large):
@@ -239,7 +277,7 @@ def test_a_full_disk_leaves_the_old_results(finished_run, old_results, too_large
         *(*finished_run.options, "--seed", 5, "--output", old_results),
         line=in_shell(f"ulimit -f {blocks}"),
     )
-    assert done.returncode == 1
+    assert done.returncode == 1, f"status {done.returncode}, though the results are not written"
     assert done.stderr.splitlines()[-1].startswith("softmax_sgd.py: cannot write")
     assert "Test accuracy" in done.stdout, "the results are not even printed"
     assert contents(old_results) == before, "not all of the old results, or others beside them"
@@ -560,7 +598,7 @@ UNFIT = {
 def test_what_does_not_fit_the_data_is_named(own_files, tmp_path, arguments):
     output = tmp_path / "out"
     done = command("--data-dir", own_files, "--output", output, *arguments.split())
-    assert done.returncode == 1
+    assert done.returncode == 1, f"accepted, or the status is wrong:\n{done.stdout}{done.stderr}"
     assert done.stderr.splitlines()[-1] == f"softmax_sgd.py: {UNFIT[arguments]}"
     assert "Warning" not in done.stderr
     assert "Test" not in done.stdout
@@ -605,6 +643,22 @@ def test_own_data_need_no_requests(finished_run, tmp_path):
     missing = "raise ModuleNotFoundError('requests')"
     options = (*ONE_MODEL, "--data-dir", finished_run.own_files)
     assert run_with(tmp_path, "requests", missing, *options).returncode == 0
+
+
+def test_a_limit_on_threads_is_told_in_one_line(own_files, tmp_path):
+    """A system that starts no more threads is played by Python's module for them."""
+    no_threads = """\
+import threading
+def start(self):
+    raise RuntimeError("can't start new thread")
+threading.Thread.start = start
+"""
+    options = (*ONE_MODEL, "--data-dir", own_files)
+    done = run_with(tmp_path / "modules", "sitecustomize", no_threads, *options)
+    told = "cannot start another thread: a limit on memory or on tasks is reached"
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"softmax_sgd.py: {told}"
+    assert "Traceback" not in done.stderr
 
 
 def test_blas_has_one_thread_for_each_worker(tmp_path):
@@ -812,14 +866,14 @@ Grid: 3 batch sizes x 4 learning rates x 5 alphas x 10 epochs = 600 points
 The best models for each batch size (at most three), at their best epochs:
 batch size  learning rate  alpha  epochs  validation CE  accuracy
          4            1.0  0.004       8         1.6929    44.44%
-         4            4.0  0.004      10         1.7419    44.44%
+         4            1.9  0.004      10         1.7128    44.44%
          4            1.0  0.001       8         1.7497    50.00%
          9            1.0   0.02       9         1.6395    55.56%
+         9            1.9   0.02       6         1.6605    61.11%
          9            1.0  0.004       9         1.7005    55.56%
-         9            1.0  0.001       9         1.7288    55.56%
+        16            1.9  0.004       6         1.8309    61.11%
         16            1.0   0.02       6         1.8322    55.56%
         16            1.0  0.004       6         1.8421    61.11%
-        16            1.0  0.001       6         1.8484    61.11%
 
 Best: batch size 9, learning rate 1.0, alpha 0.02, epochs 9
 

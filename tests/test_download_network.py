@@ -7,6 +7,7 @@ import time
 import weakref
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from downloader import FILES, MEDIUM, SMALL, defects, fetch, until
 from servers import DAMAGES, Server, original
@@ -70,12 +71,15 @@ def test_a_source_is_tried_three_times_with_a_pause_of_2_seconds(tmp_path, clock
 
     def nothing():
         attempts.append(clock.now)
+        if len(attempts) > 3:
+            pytest.fail("there is an attempt after the third")
         return iter([])
 
     with contextlib.suppress(Refused):
         fetch_from(nothing, SMALL, tmp_path)
-    assert len(attempts) == 3
-    assert clock.pauses == [2, 2]
+    assert not (tmp_path / "target").exists(), "an empty file got its final name"
+    assert len(attempts) == 3, f"{len(attempts)} attempts"
+    assert clock.pauses == [2, 2], "seconds between the attempts"
 
 
 def test_188_mb_at_1_mb_per_second_are_let_finish(tmp_path, clock):
@@ -91,8 +95,9 @@ def test_188_mb_at_1_mb_per_second_are_let_finish(tmp_path, clock):
 
 
 def test_an_attempt_at_188_mb_is_given_up_after_1922_seconds(tmp_path, clock):
-    with pytest.raises(SourceDown):
+    with pytest.raises(Refused) as refused:
         fetch_from(lambda: a_byte_per_second(clock, 2500), LARGE, tmp_path)
+    assert refused.type is SourceDown, f"the deadline did not end it: {refused.value}"
 
 
 def test_each_attempt_has_its_own_time(tmp_path, clock):
@@ -119,15 +124,24 @@ def test_progress_tells_the_time_left(tmp_path, clock, monkeypatch):
 # --- Zalando's files ------------------------------------------------------------------------------
 
 
+def assert_becomes_the_courses(file, chunks):
+    """Hold that Zalando's file, in chunks, becomes the course's, to the byte."""
+    ours, right = b"".join(npy_from_idx(file, chunks)), original(file.name)
+    assert ours[:128] == right[:128], "the header of 128 bytes is another"
+    values, right_values = (np.frombuffer(content[128:], file.dtype) for content in (ours, right))
+    count = f"{len(values)} values, not {len(right_values)}"
+    assert len(values) == len(right_values), f"{count}; the first are {values[:20]}"
+    assert np.array_equal(values, right_values), f"the values are others, such as {values[:20]}"
+
+
 @pytest.mark.parametrize("file", [SMALL, MEDIUM], ids=["labels", "images"])
 def test_zalandos_files_become_the_courses(file):
-    assert b"".join(npy_from_idx(file, [original(file.idx_name)])) == original(file.name)
+    assert_becomes_the_courses(file, [original(file.idx_name)])
 
 
 def test_zalandos_files_may_come_byte_by_byte():
     start = [bytes([byte]) for byte in original(SMALL.idx_name)[:100]]
-    chunks = [*start, original(SMALL.idx_name)[100:]]
-    assert b"".join(npy_from_idx(SMALL, chunks)) == original(SMALL.name)
+    assert_becomes_the_courses(SMALL, [*start, original(SMALL.idx_name)[100:]])
 
 
 def test_a_bomb_expands_to_no_more_than_a_file_at_a_time():
@@ -212,6 +226,7 @@ def test_a_fault_is_reported_and_the_next_source_asked(tmp_path, server, fault):
     assert not defects(tmp_path, SMALL), outcome.err
     assert outcome.status == 0, outcome.err
     asked = len(server.asked(mirror))
+    assert asked, f"the mirror was not asked before the course's server:\n{outcome.err}"
     assert asked == met.asked, f"asked {asked} times, not {met.asked}:\n{outcome.err}"
     assert_one_reason(outcome, mirror, met.reason, met.asked)
 

@@ -214,6 +214,17 @@ def test_a_failure_of_the_package_mirror_is_reported_once(tmp_path, package, apt
     assert outcome.about("the system's package mirror") == [FAILURES[apt_get]]
 
 
+@pytest.mark.parametrize("command", ["update", "download"])
+def test_a_disk_that_is_full_for_the_package_is_reported_as_that(tmp_path, package, command):
+    folder, error = tmp_path / "data", "E: Write error (28: No space left on device)"
+    env = package(
+        f'case "$*" in *{command}*) echo "{error}"; echo "E: some failed"; exit 100; esac'
+    )
+    outcome = fetch(folder, env=env)
+    last = outcome.lines[-1]
+    assert f"cannot store the data in {folder}: No space left on device. " in last, outcome.err
+
+
 def test_both_update_and_download_are_reported(tmp_path, package):
     env = package(
         'case "$*" in *update) echo "E: no lists" ;; *) echo "E: no package" ;; esac; exit 9'

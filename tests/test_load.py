@@ -198,6 +198,9 @@ def test_missing_files_are_named_all_at_once_with_the_command_that_fetches_them(
 def test_a_folder_that_is_none_is_named(folder):
     assert refusal(folder / "none") == f"{folder / 'none'}: no such folder"
     assert refusal(folder / IMAGES) == f"{folder / IMAGES}: not a folder"
+    too_long = folder / ("a" * 300)
+    if os.name == "posix":  # Windows calls it no such folder
+        assert refusal(too_long) == f"{too_long}: unusable: File name too long"
 
 
 def npy(array, version=(1, 0)):

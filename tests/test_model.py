@@ -122,6 +122,7 @@ PENALTY_MISTAKES = [
     "the penalty is missing",
     "the norm is not squared",
     "the biases are penalised, too",
+    "the penalty is summed over the models of a stack",
 ]
 
 
@@ -138,6 +139,8 @@ def penalty_by_formula(p, mistake=None):
         squares = np.sqrt(squares)
     if mistake == "the biases are penalised, too":
         squares = squares + (p.b**2).sum(axis=0)
+    if mistake == "the penalty is summed over the models of a stack":
+        squares = squares.sum()
     return {"loss - cross-entropy": alpha / 2 * squares}
 
 

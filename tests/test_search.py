@@ -488,13 +488,15 @@ def test_ties_go_to(tied, wins):
     cross_entropy = np.ones((2, 2, 2, 4))
     for at in tied:
         cross_entropy[at] = 0.5
-    assert best_point(curves_of(cross_entropy)) == wins
+    found = best_point(curves_of(cross_entropy))
+    assert found == wins, f"of the equally good points {tied}, {found} wins"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_model_with_a_point_that_is_not_finite_has_diverged(bad):
     cross_entropy = np.array([[[[0.1, 0.2, bad], [0.5, 0.4, 0.6]]]])
-    assert best_point(curves_of(cross_entropy)) == (0, 0, 1, 1)
+    found = best_point(curves_of(cross_entropy))
+    assert found == (0, 0, 1, 1), f"a point of a model that diverged later wins: {found}"
     with pytest.raises(FloatingPointError, match="every model diverged"):
         best_point(curves_of(cross_entropy[:, :, :1]))
 
@@ -605,6 +607,14 @@ def test_images_may_be_of_integers(examples, dtype):
     assert ours[1].dtype in (np.float32, np.float64), f"W is {ours[1].dtype}"
     for one, other in zip(ours, right):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_weights_are_as_precise_as_the_images(examples, dtype):
+    X, *rest = examples
+    _, W, b = search(X.astype(dtype), *rest, SHORT, SEED)
+    assert W.dtype == dtype, f"W is {W.dtype} for images of {np.dtype(dtype)}"
+    assert b.dtype == dtype, f"b is {b.dtype} for images of {np.dtype(dtype)}"
 
 
 @pytest.mark.parametrize("label", [-1, 10])

@@ -52,6 +52,8 @@ STEP_MISTAKES = [
     "W goes up its gradient",
     "b goes up its gradient",
     "alpha is missing",
+    "alpha is divided by n",
+    "alpha is divided by the size of the minibatch",
     "W shrinks after the subtraction",
     "the learning rate reaches alpha twice",
     "the learning rate does not reach alpha",
@@ -79,6 +81,10 @@ def after_a_step(p, rows, alpha, rate, mistake=None):
         alpha, rate = rate, alpha
     if mistake == "alpha is missing":
         alpha = 0 * alpha
+    if mistake == "alpha is divided by n":
+        alpha = alpha / len(p.X)
+    if mistake == "alpha is divided by the size of the minibatch":
+        alpha = alpha / len(rows)
     labels = p.y[rows]
     if mistake == "the labels are not those of the images":
         labels = p.y[: len(rows)]
