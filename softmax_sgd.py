@@ -63,7 +63,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
-from download_data import DATA, FILES, DataError, ensure, folder_name, log, read_npy, run
+from download_data import DATA, FILES, DataError, ensure, folder_name, log, read_npy, run, unusable
 
 import numpy as np  # isort: skip - after download_data, which reports a missing NumPy clearly
 
@@ -102,11 +102,13 @@ def load(data_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def check_present(folder: Path) -> None:
     """Raise DataError, naming all that is missing, unless the folder has the four files."""
     try:
-        is_folder, exists = folder.is_dir(), folder.exists()
+        os.stat(folder)
+    except FileNotFoundError:
+        raise DataError(f"{folder}: no such folder") from None
     except OSError as error:  # such as: permission denied, the name is too long
-        raise DataError(f"{folder}: unusable: {error.strerror}") from None
-    if not is_folder:
-        raise DataError(f"{folder}: {'not a folder' if exists else 'no such folder'}")
+        raise unusable(folder, error) from None
+    if not folder.is_dir():
+        raise DataError(f"{folder}: not a folder")
     missing = [file.name for file in FILES if not os.path.lexists(folder / file.name)]
     if missing:
         raise DataError(
@@ -659,12 +661,12 @@ def check_writable(folder: Path) -> None:
 
 
 def note_replacement(folder: Path, setup: dict) -> None:
-    """Log a line if files of another origin, or of a run with other options, will be replaced."""
+    """Log a line for what will be replaced, unless it is a run's results with the same options."""
     path = folder / "results.json"
     if not path.is_file():
         for name in RESULTS:
             if os.path.lexists(folder / name):
-                log(f"Note: {folder / name} is not from this program; it will be replaced")
+                log(f"Note: {folder / name} exists and will be replaced")
         return
     setup = json.loads(json.dumps(setup))  # tuples become lists
     try:

@@ -64,8 +64,8 @@ def assert_right(ours, right, mistakes, rtol=1e-9, atol=1e-12):
     it would give in place of `right`.
     """
 
-    def alike(a, b):
-        return np.shape(a) == np.shape(b) and np.allclose(a, b, rtol, atol, equal_nan=True)
+    def alike(a, b, equal_nan=False):
+        return np.shape(a) == np.shape(b) and np.allclose(a, b, rtol, atol, equal_nan)
 
     wrong = [name for name in right if not alike(ours[name], right[name])]
     if not wrong:
@@ -73,7 +73,7 @@ def assert_right(ours, right, mistakes, rtol=1e-9, atol=1e-12):
     named = [
         mistake
         for mistake, given in mistakes.items()
-        if all(alike(ours[name], given[name]) for name in right)
+        if all(alike(ours[name], given[name], equal_nan=True) for name in right)
     ]
     message = f"{' and '.join(wrong)} wrong"
     if named:

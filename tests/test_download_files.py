@@ -107,7 +107,9 @@ def test_images_with_a_pixel_of_nan_are_damaged(tmp_path, server):
     (tmp_path / IMAGES.name).write_bytes(content)
     mirror = server.url("404")
     outcome = fetch(tmp_path, mirror, files=[IMAGES])
-    assert IMAGES.name in server.asked(mirror), f"taken for the user's own:\n{outcome.err}"
+    asked = server.asked(mirror)
+    assert asked, f"taken for the user's own:\n{outcome.err}"
+    assert asked == [IMAGES.name], f"asked for {asked}, not once for the images"
 
 
 def test_a_damaged_file_that_another_program_has_open_is_replaced_or_left(tmp_path, server):

@@ -238,7 +238,7 @@ CHOICE_MISTAKES = [
     "the weights tested are those of the last epoch",
     "the validation metrics are those of the last epoch",
     "the highest accuracy of the winner is reported",
-    "the training cross-entropy is that of the validation images, too",
+    "the training cross-entropy includes the validation images",
     "the winner is trained again on the training and the validation images",
     "the biases are dropped in the test",
     "the metrics of the test are those of validation",
@@ -285,7 +285,7 @@ def choose(parts, models, mistake=None):
         (W,), (b,) = again[epochs - 1]
     penalty = winner[2] / 2 * (W**2).sum()
     trained, _ = metrics(W, b, *training)
-    if mistake == "the training cross-entropy is that of the validation images, too":
+    if mistake == "the training cross-entropy includes the validation images":
         trained, _ = metrics(W, b, X, y)
     validated = list(curves[best])
     tested = list(metrics(W, b, *parts["test"]))
