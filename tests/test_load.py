@@ -53,7 +53,7 @@ def refusal(folder):
     except DataError as error:
         return str(error)
     except Exception as error:
-        pytest.fail(f"not a line for the user but a traceback: {error!r}")
+        pytest.fail(f"not a DataError, which is a line for the user, but {error!r}")
     pytest.fail("accepted")
 
 
