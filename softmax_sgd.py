@@ -736,7 +736,7 @@ def parse_arguments() -> argparse.Namespace:
     grid, default = Grid(), "(default: %(default)s)"
     add = parser.add_argument
     add("--batch-sizes", type=count, nargs="+", metavar="N", default=grid.batch_sizes,
-        help=f"minibatch sizes, {several(grid.batch_sizes)}")
+        help=f"batch sizes (examples per minibatch), {several(grid.batch_sizes)}")
     add("--learning-rates", type=rate, nargs="+", metavar="R", default=grid.learning_rates,
         help=f"learning rates, {several(grid.learning_rates)}")
     add("--alphas", type=alpha, nargs="+", metavar="A", default=grid.alphas,
