@@ -102,8 +102,9 @@ def load_part(data_dir: str | os.PathLike, part: str) -> tuple[np.ndarray, np.nd
         )
     if not np.isin(y, np.arange(CLASSES)).all():
         raise DataError(
-            f"{labels}: labels from {y.min()} to {y.max()}; whole numbers from 0 to "
-            f"{CLASSES - 1} are expected (for other data, change CLASSES in softmax_sgd.py)"
+            f"{labels}: labels from {y.min()} to {y.max()}; whole numbers from 0 to {CLASSES - 1} "
+            "are expected. If they start at 1, save y - 1; for more classes, change CLASSES in "
+            "softmax_sgd.py"
         )
     X = np.ascontiguousarray(X, np.float32)
     X /= 255
@@ -512,7 +513,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="folder with the four files fashion_mnist_*.npy. In the default, %(default)s, missing "
         "files are fetched and all are verified; any other folder is used as it is")
     add("--output", type=Path, metavar="DIR",
-        help="write results.json, model.npz and curves.npz to this folder")
+        help="write results.json, model.npz and curves.npz to this folder, or replace them there")
     add("--no-test", action="store_true", help="do not use the test set")
     # fmt: on
     options = parser.parse_args(argv)

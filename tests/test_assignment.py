@@ -1,89 +1,92 @@
-"""What the assignment asks, in its words: each quotation is held by the test below it.
+"""What the assignment asks, in its words: each quotation is held by the tests below it.
 
-Half of them look at the program while it runs, from its command line to its last line.
+They look at a finished run of the program, with GRID on small files, from outside. The indices of
+its winner are pairwise different, so a model or a number taken from another place shows.
 """
 
 import json
 import re
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import NAMES, assert_right
+from helpers import (
+    GRID,
+    GRID_OPTIONS,
+    TEST_IMAGES,
+    TEST_LABELS,
+    TRAIN_IMAGES,
+    TRAIN_LABELS,
+    write_own_files,
+)
+from numpy.testing import assert_allclose, assert_array_equal
 
-import softmax_sgd
-from softmax_sgd import Grid, best_point, evaluate, gradients, load, search, sgd
-
-TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = NAMES
-OPTIONS = ("--batch-sizes", 4, 9, "--learning-rates", 0.1, 1, "--alphas", 0, 0.02, 0.2)
-OPTIONS += ("--epochs", 6, "--workers", 1)
-
-
-def run_here(monkeypatch, *arguments):
-    """Run the program in this process."""
-    monkeypatch.setattr(sys, "argv", ["softmax_sgd.py", *map(str, arguments)])
-    softmax_sgd.run_experiment()
+from softmax_sgd import Grid, Metrics, evaluate, gradients, load, main
 
 
-# "mini-batch size, learning rate, number of epochs, L2 regularisation strength ... search a grid
-# systematically, over at least 4 different values of each hyperparameter"
+def read_pixels(run):
+    """Images and labels as they are stored: X, y, X_test, y_test."""
+    names = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
+    return [np.load(run.own_files / name) for name in names]
 
 
-def test_the_default_grid_has_at_least_4_values_of_each_hyperparameter(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["softmax_sgd.py"])
-    options = softmax_sgd.parse_arguments()
-    assert Grid(*(getattr(options, name) for name in Grid._fields)) == Grid()
-    for name, values in zip(Grid._fields[:3], Grid()):
-        assert len(set(values)) >= 4, f"{name} has the values {values}"
+def winner(run):
+    """The indices of the winner in the curves: those of the values in results.json."""
+    return tuple(
+        list(values).index(run.results["best"][name]) for name, values in GRID.axes().items()
+    )
+
+
+def test_the_run_is_one_in_which_exchanged_indices_show(finished_run):
+    indices, lengths = winner(finished_run), finished_run.curves["cross_entropy"].shape
+    assert len(set(indices)) == len(set(lengths)) == len(indices)
+    assert all(0 < i < length - 1 for i, length in zip(indices, lengths, strict=True))
+
+
+# "the mini-batch size, the learning rate, the number of epochs and the L2 regularisation strength;
+# ... search a grid systematically, over at least 4 different values of each hyperparameter"
+
+
+def test_the_default_grid_has_at_least_4_values_of_each_hyperparameter():
+    for name, values in Grid().axes().items():
+        assert len(set(values)) >= 4, f"{name} has only the values {values}"
         assert list(values) == sorted(set(values)), f"{name} is not in ascending order"
-    assert Grid().epochs >= 4, "every number of epochs up to this is a value"
 
 
-# "set aside ... 20% of the training files as the validation set and train on the remaining 80%"
+def test_every_point_of_the_grid_was_tried(finished_run):
+    shape = tuple(len(values) for values in GRID.axes().values())
+    for name in ("cross_entropy", "accuracy"):
+        assert finished_run.curves[name].shape == shape
+        assert np.isfinite(finished_run.curves[name]).all()
 
 
-def test_80_percent_of_the_training_files_train_and_20_percent_validate(
-    own_files, monkeypatch, capsys
-):
-    rows = {}
-
-    def record(X, y, train, validation, *rest, **options):
-        rows.update(X=X, y=y, train=train, validation=validation)
-        return search(X, y, train, validation, *rest, **options)
-
-    monkeypatch.setattr(softmax_sgd, "search", record)
-    run_here(monkeypatch, *OPTIONS, "--data-dir", own_files)
-    X, y, _, _ = load(own_files)
-    assert np.array_equal(rows["X"], X), "the search gets other images than `load` returns"
-    assert np.array_equal(rows["y"], y), "the search gets other labels than the training file's"
-    assert len(rows["train"]) == 48, "not 80% of the 60 images train"
-    assert len(rows["validation"]) == 12, "not 20% of the 60 images validate"
-    assert not set(rows["train"]) & set(rows["validation"]), "some images train and validate"
-    assert capsys.readouterr().out.startswith("Images: 48 training, 12 validation, 40 test\n")
+# "set aside a fraction, e.g. 20%, of the training files as the validation set and train on the
+# remaining 80%"
 
 
-# "divide each pixel of both the training and testing data by 255"
+def test_80_percent_of_the_training_files_train_and_20_percent_validate(finished_run):
+    assert finished_run.results["split"] == {"training": 48, "validation": 12, "test": 40}
+    assert finished_run.stdout.startswith("Images: 48 training, 12 validation, 40 test")
 
 
-def test_each_pixel_is_divided_by_255(own_files):
-    X, _, X_test, _ = load(own_files)
-    training, test = np.load(own_files / TRAIN_IMAGES), np.load(own_files / TEST_IMAGES)
-    both = np.concatenate([training, test])
-    for name, ours, pixels in ((TRAIN_IMAGES, X, training), (TEST_IMAGES, X_test, test)):
-        mistakes = {
-            "they were not divided": pixels,
-            "they were divided by 256": pixels / 256,
-            "they were divided by their own maximum": pixels / pixels.max(),
-            "they were divided twice": pixels / 255**2,
-            "the mean of the training images was subtracted": pixels / 255 - training.mean() / 255,
-        }
-        for of, images in (("the training images", training), ("all images", both)):
-            for each, axis in (("", None), ("each pixel of ", 0)):
-                standardised = (pixels - images.mean(axis)) / images.std(axis)
-                mistakes[f"they were standardised by {each}{of}"] = standardised
-        named = {mistake: {f"{name}": wrong} for mistake, wrong in mistakes.items()}
-        assert_right({name: ours}, {name: pixels / 255}, named, rtol=1e-5, atol=1e-6)
+def test_the_metrics_of_training_and_validation_are_those_of_the_two_parts(finished_run):
+    """All 60 training images are in one of them: the means, weighted, are the mean of all."""
+    X, y, _, _ = load(finished_run.own_files)
+    everything = evaluate(finished_run.model["W"], finished_run.model["b"], X, y)
+    training, validation = (finished_run.results[part] for part in ("training", "validation"))
+    for name, right in everything._asdict().items():
+        mean = 0.8 * training[name] + 0.2 * validation[name]
+        assert_allclose(mean, right, rtol=1e-6, err_msg=f"{name} of the two parts together")
+
+
+# "Hint 1: divide each pixel of both the training and testing data by 255."
+
+
+def test_each_pixel_is_divided_by_255(finished_run):
+    X, _, X_test, _ = load(finished_run.own_files)
+    pixels, _, test_pixels, _ = read_pixels(finished_run)
+    assert pixels.max() < 255, "a division by the maximum would not show"
+    assert_allclose(X, pixels / 255, rtol=1e-6, err_msg="training images / (pixels / 255)")
+    assert_allclose(X_test, test_pixels / 255, rtol=1e-6, err_msg="test images")
 
 
 # "Regularise the weights but not the biases." "The regularisation term is not divided by n."
@@ -93,108 +96,78 @@ def test_each_pixel_is_divided_by_255(own_files):
 def test_weights_are_regularised_and_biases_are_not_whatever_n_is(problem, n):
     p = problem
     X, y = p.X[:n], p.y[:n]
-    plain, regularised = (gradients(p.W, p.b, X, y, alpha) for alpha in (0 * p.alpha, p.alpha))
-    added = {name: after - before for name, after, before in zip("Wb", regularised, plain)}
-    mistakes = {
-        "alpha is divided by n": {"W": p.alpha * p.W / n, "b": 0 * p.b},
-        "alpha is multiplied by n": {"W": p.alpha * p.W * n, "b": 0 * p.b},
-        "nothing is regularised": {"W": 0 * p.W, "b": 0 * p.b},
-        "the biases are regularised, too": {"W": p.alpha * p.W, "b": p.alpha * p.b},
-        "the biases are regularised, the weights not": {"W": 0 * p.W, "b": p.alpha * p.b},
-    }
-    assert_right(added, {"W": p.alpha * p.W, "b": 0 * p.b}, mistakes)
+    dW, db = gradients(p.W, p.b, X, y, p.alpha)
+    dW_without, db_without = gradients(p.W, p.b, X, y, 0 * p.alpha)
+    assert_allclose(dW - dW_without, p.alpha * p.W, err_msg="what alpha adds to dW is not αW")
+    assert_allclose(db, db_without, err_msg="alpha changes db: the biases are regularised")
 
 
 # "optimise the hyperparameters on the validation set only"
 
 
-def test_the_test_files_change_nothing_but_the_metrics_of_the_test(
-    own_files, tmp_path, monkeypatch
-):
-    results = []
-    for name in ("one", "other"):
-        (tmp_path / name).mkdir()
-        run_here(monkeypatch, *OPTIONS, "--data-dir", own_files, "--output", tmp_path / name)
-        result = json.loads((tmp_path / name / "results.json").read_text(encoding="utf-8"))
-        model = np.load(tmp_path / name / "model.npz")
-        assert sorted(model) == ["W", "b"], f"model.npz holds {sorted(model)}, not W and b"
-        results.append((result, model["W"], model["b"]))
-        np.save(own_files / TEST_IMAGES, np.load(own_files / TEST_IMAGES)[::-1])  # not the labels
-    (one, *model), (other, *other_model) = results
-    for part in ("best", "training", "validation", "split"):
-        assert one[part] == other[part], f"{part} depends on the test images"
-    for name, ours, others in zip("Wb", model, other_model):
-        assert np.array_equal(ours, others), f"{name} depends on the test images"
-    assert one["test"] != other["test"], "the metrics of the test ignore the test images"
+def test_the_winner_has_the_lowest_unregularised_validation_cross_entropy(finished_run):
+    cross_entropy, accuracy = (finished_run.curves[name] for name in Metrics._fields)
+    best = winner(finished_run)
+    assert best == np.unravel_index(cross_entropy.argmin(), cross_entropy.shape)
+    assert accuracy[best] < accuracy.max(), "a choice by accuracy would not show"
 
 
-# "Once the hyperparameters are tuned ...: (1) stop training, and (2) evaluate on the test set."
+def test_the_test_files_change_nothing_but_the_metrics_of_the_test(finished_run, tmp_path, capsys):
+    own_files = write_own_files(tmp_path / "own")
+    for name in (TEST_IMAGES, TEST_LABELS):
+        np.save(own_files / name, np.load(own_files / name)[7:])
+    np.save(own_files / TEST_LABELS, 9 - np.load(own_files / TEST_LABELS))
+    output = tmp_path / "results"
+    main([*map(str, GRID_OPTIONS), "--data-dir", str(own_files), "--output", str(output)])
+    results = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    for part in ("best", "training", "validation"):
+        assert results[part] == finished_run.results[part], f"{part} depends on the test files"
+    model = np.load(output / "model.npz")
+    for name in "Wb":
+        message = f"{name} depends on the test files"
+        assert_array_equal(model[name], finished_run.model[name], err_msg=message)
+    assert results["test"] != finished_run.results["test"]
 
 
-def test_the_test_set_is_evaluated_once_at_the_end_by_the_winner(own_files, monkeypatch):
-    events, kept = [], SimpleNamespace()
-    _, _, X_test, y_test = load(own_files)
-
-    def record_sgd(*arguments, **options):
-        events.append("training")
-        return sgd(*arguments, **options)
-
-    def record_evaluate(W, b, X, y):
-        if np.array_equal(X, X_test):
-            events.append("test")
-            kept.tested = {"W": W, "b": b}
-            assert np.array_equal(y, y_test), "the labels are not those of the test images"
-        return evaluate(W, b, X, y)
-
-    def record_search(*arguments, **options):
-        kept.curves, kept.W, kept.b = search(*arguments, **options)
-        events.append("end of the search")
-        return kept.curves, kept.W, kept.b
-
-    monkeypatch.setattr(softmax_sgd, "sgd", record_sgd)
-    monkeypatch.setattr(softmax_sgd, "evaluate", record_evaluate)
-    monkeypatch.setattr(softmax_sgd, "search", record_search)
-    run_here(monkeypatch, *OPTIONS, "--data-dir", own_files)
-    assert events.count("test") == 1, f"the test set is evaluated {events.count('test')} times"
-    before_the_test = events[events.index("end of the search") + 1 : events.index("test")]
-    assert before_the_test == [], "after the search, and before the test, a model is trained"
-    assert events[-1] == "test", "after the test, a model is trained"
-
-    def of(point):
-        return {"W": kept.W[(..., *point)], "b": kept.b[(..., *point)]}
-
-    *winner, _ = best_point(kept.curves)
-    right, others = of(winner), {}
-    for point in np.ndindex(kept.W.shape[2:]):
-        if point != tuple(winner):
-            others[f"the model at the indices {point} were the winner"] = of(point)
-            others[f"b were that of the model at {point}"] = {**right, "b": of(point)["b"]}
-            others[f"W were that of the model at {point}"] = {**right, "W": of(point)["W"]}
-    others["b were left out"] = {**right, "b": 0 * right["b"]}
-    assert_right(kept.tested, right, others, rtol=0, atol=0)
+# "Once the hyperparameters are tuned and the weights optimised so as to maximise performance on the
+# validation set: (1) stop training, and (2) evaluate on the test set."
 
 
-# "Record both the (unregularised) cross-entropy ... and the percentage of correctly classified"
+def test_the_model_is_the_winner_as_it_was_validated_and_not_trained_further(finished_run):
+    """Its metrics on all validation images are those of its curve, at the chosen epoch."""
+    validation = finished_run.results["validation"]
+    for name in ("cross_entropy", "accuracy"):
+        assert_allclose(
+            validation[name],
+            finished_run.curves[name][winner(finished_run)],
+            err_msg=f"{name} is not that of the winner's curve",
+        )
 
 
-def test_the_cross_entropy_and_the_percentage_of_the_test_are_printed(finished_run):
+def test_the_test_metrics_are_those_of_the_winner_on_all_test_images(finished_run):
     _, _, X_test, y_test = load(finished_run.own_files)
-    model = np.load(finished_run.output / "model.npz")
-    cross_entropy, accuracy = evaluate(model["W"], model["b"], X_test, y_test)
-    printed = re.search(
-        r"^Test cross-entropy \(unregularized\): (.*)\nTest accuracy: (.*)%$",
-        finished_run.stdout,
-        re.MULTILINE,
-    )
-    assert printed, f"not both are printed:\n{finished_run.stdout}"
-    ours = {
-        name: float(text) for name, text in zip(("cross-entropy", "percentage"), printed.groups())
-    }
-    right = {"cross-entropy": cross_entropy, "percentage": 100 * accuracy}
-    mistakes = {
-        "a fraction is printed with %": {**right, "percentage": accuracy},
-        "a fraction of a percent is printed": {**right, "percentage": accuracy / 100},
-        "the percentage of errors is printed": {**right, "percentage": 100 - 100 * accuracy},
-        "the cross-entropy is in bits": {**right, "cross-entropy": cross_entropy / np.log(2)},
-    }
-    assert_right(ours, right, mistakes, rtol=0, atol=6e-5)
+    model, test = finished_run.model, finished_run.results["test"]
+    right = evaluate(model["W"], model["b"], X_test, y_test)
+    assert_allclose(test["cross_entropy"], right.cross_entropy, rtol=1e-12)
+    assert_allclose(test["accuracy"], right.accuracy, rtol=1e-12)
+
+
+# "Record both the (unregularised) cross-entropy ... and the percentage of correctly classified
+# examples"
+
+
+def test_the_last_lines_are_the_metrics_with_those_of_the_test_at_the_end(finished_run):
+    lines = finished_run.stdout.splitlines()[-6:]
+    parts = ("training", "validation", "test")
+    for part, cross_entropy, accuracy in zip(parts, lines[::2], lines[1::2], strict=True):
+        result = finished_run.results[part]
+        assert cross_entropy == (
+            f"{part.capitalize()} cross-entropy (unregularized): {result['cross_entropy']:.4f}"
+        )
+        assert accuracy == f"{part.capitalize()} accuracy: {100 * result['accuracy']:.2f}%"
+
+
+def test_the_best_hyperparameters_are_printed(finished_run):
+    best = re.search("^Best: (.*)$", finished_run.stdout, re.MULTILINE)[1]
+    right = finished_run.results["best"].items()
+    assert best == ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in right)

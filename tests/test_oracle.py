@@ -1,0 +1,118 @@
+"""Whole runs beside an outsider: a plain loop over the models of the grid, and scikit-learn.
+
+The loop below is the homework as one would first write it, in float64: it reads the files, splits,
+trains one model after the other, chooses, tests. It uses nothing of softmax_sgd.py. Whoever adds a
+hyperparameter to the program adds it here, too.
+"""
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers import DATA_FILES, GRID, SEED
+from numpy.testing import assert_allclose
+
+from softmax_sgd import gradients, load, loss, minibatches, sgd
+
+
+def probabilities(W, b, X):
+    exp_z = np.exp(X @ W + b)
+    return exp_z / exp_z.sum(axis=1, keepdims=True)
+
+
+def metrics(W, b, X, y):
+    """Cross-entropy and accuracy."""
+    yhat = probabilities(W, b, X)
+    return -np.log(yhat[np.arange(len(y)), y]).mean(), (yhat.argmax(axis=1) == y).mean()
+
+
+def train_one_epoch(W, b, X, y, batch_size, learning_rate, alpha):
+    """X and y are in the order in which the epoch goes through them."""
+    Y = np.eye(10)[y]
+    for start in range(0, len(X), batch_size):
+        batch = slice(start, start + batch_size)
+        error = probabilities(W, b, X[batch]) - Y[batch]
+        n = len(error)
+        dW = X[batch].T @ error / n + alpha * W
+        db = error.sum(axis=0) / n
+        W, b = W - learning_rate * dW, b - learning_rate * db
+    return W, b
+
+
+def plain_run(folder):
+    X, y, X_test, y_test = (np.load(folder / name) for name in DATA_FILES)
+    X, X_test = X.astype(float) / 255, X_test.astype(float) / 255
+    order = np.random.default_rng(SEED).permutation(60)
+    validation, train = order[:12], order[12:]
+
+    curves, lowest = [], np.inf
+    for batch_size, *rates in itertools.product(*GRID[:-1]):
+        rng = np.random.default_rng([SEED, batch_size])
+        W, b = np.zeros((49, 10)), np.zeros(10)
+        for epoch in range(1, GRID.epochs + 1):
+            rows = rng.permutation(train)
+            W, b = train_one_epoch(W, b, X[rows], y[rows], batch_size, *rates)
+            cross_entropy, accuracy = metrics(W, b, X[validation], y[validation])
+            curves.append((cross_entropy, accuracy))
+            if cross_entropy < lowest:
+                lowest = cross_entropy
+                best = SimpleNamespace(values=[batch_size, *rates, epoch], W=W, b=b)
+    return SimpleNamespace(
+        cross_entropy=[cross_entropy for cross_entropy, _ in curves],
+        accuracy=[accuracy for _, accuracy in curves],
+        best=best.values,
+        W=best.W,
+        b=best.b,
+        training=metrics(best.W, best.b, X[train], y[train]),
+        validation=metrics(best.W, best.b, X[validation], y[validation]),
+        test=metrics(best.W, best.b, X_test, y_test),
+    )
+
+
+def test_a_whole_run_gives_what_a_plain_loop_gives(finished_run):
+    """All curves; then the winner, its weights, and its metrics. Float32 differs by some 1e-4."""
+    right = plain_run(finished_run.own_files)
+    ours, results = finished_run.curves, finished_run.results
+    for name in ("cross_entropy", "accuracy"):
+        message = f"validation {name} of all points"
+        assert_allclose(ours[name].ravel(), getattr(right, name), atol=1e-3, err_msg=message)
+    assert list(results["best"].values()) == right.best, "the best hyperparameters"
+    assert_allclose(finished_run.model["W"], right.W, atol=1e-3, err_msg="W")
+    assert_allclose(finished_run.model["b"], right.b, atol=1e-3, err_msg="b")
+    for part in ("training", "validation", "test"):
+        printed = list(results[part].values())
+        assert_allclose(printed, getattr(right, part), atol=1e-3, err_msg=f"metrics of {part}")
+
+
+@pytest.fixture
+def minimum(own_files):
+    """The minimum of the regularised loss on the training file, found by scikit-learn."""
+    from sklearn.linear_model import LogisticRegression
+
+    X, y, _, _ = load(own_files)
+    X, alpha = X.astype(np.float64), 0.01
+    model = LogisticRegression(C=1 / (len(X) * alpha), tol=1e-10, max_iter=10_000).fit(X, y)
+    return SimpleNamespace(X=X, y=y, alpha=alpha, W=model.coef_.T, b=model.intercept_)
+
+
+def test_the_gradients_are_zero_where_scikit_learn_finds_the_minimum(minimum):
+    dW, db = gradients(minimum.W, minimum.b, minimum.X, minimum.y, minimum.alpha)
+    assert_allclose(dW, 0, atol=1e-6, err_msg="dW")
+    assert_allclose(db, 0, atol=1e-6, err_msg="db")
+
+
+def test_sgd_comes_to_the_minimum_that_scikit_learn_finds(minimum):
+    """It is at the bottom of a long valley, so the losses are compared, not the weights."""
+    rng = np.random.default_rng(0)
+    W, b = np.zeros_like(minimum.W), np.zeros_like(minimum.b)
+    for learning_rate in (0.5, 0.2, 0.1, 0.05):
+        for _ in range(200):
+            batches = minibatches(np.arange(len(minimum.X)), 15, rng)
+            W, b = sgd(W, b, minimum.X, minimum.y, minimum.alpha, learning_rate, batches)[:2]
+    ours, lowest = (
+        loss(*model, minimum.X, minimum.y, minimum.alpha)
+        for model in ((W, b), (minimum.W, minimum.b))
+    )
+    assert_allclose(ours, lowest, rtol=0.01)
+    assert ours >= lowest, "below the minimum: not the same loss"
