@@ -1,0 +1,169 @@
+"""README.md quotes what the committed results hold; its commands and its lines of Python run."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import ROOT, run
+
+from softmax_sgd import Grid, Metrics, print_lowest, without_diverged
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROSE = re.sub("```.*?```", "", README, flags=re.DOTALL)
+RESULTS = ROOT / "report" / "results"
+
+
+def read(name):
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+# --- Numbers --------------------------------------------------------------------------------------
+
+
+def test_the_first_sentences_have_the_metrics_and_hyperparameters_of_the_results():
+    results = read("results.json")
+    first = PROSE.partition("To run everything")[0]
+    assert f"test cross-entropy of\n**{results['test']['cross_entropy']:.4f}**" in first
+    assert f"classifies **{results['test']['accuracy']:.2%}**" in first
+    sentence = " ".join(first.split())
+    best = "batch size {batch_size}, learning rate {learning_rate}, L2 regularisation α = {alpha}, "
+    assert f"({(best + '{epochs} epochs').format(**results['best'])})" in sentence
+
+
+def test_the_output_is_that_of_the_results(capsys):
+    results, grid = read("results.json"), Grid()
+    assert results["grid"] == json.loads(json.dumps(grid._asdict())), "not of the default grid"
+    output = re.search("```\n(Images.*?)```", README, re.DOTALL)[1]
+    split, best = results["split"], results["best"]
+    parts = ", ".join(f"{count} {part}" for part, count in split.items())
+    assert output.startswith(f"Images: {parts} (split by seed {results['seed']})\nGrid: 4 x 4 x 4")
+    with np.load(RESULTS / "curves.npz") as curves:
+        metrics = Metrics(curves["cross_entropy"], curves["accuracy"])
+    print_lowest(grid, without_diverged(metrics).min(axis=-1))
+    tables = capsys.readouterr().out
+    last = "Best: " + ", ".join(f"{name.replace('_', ' ')} {best[name]}" for name in best) + "\n\n"
+    for part in ("training", "validation", "test"):
+        cross_entropy, accuracy = results[part].values()
+        last += f"{part.capitalize()} cross-entropy (unregularized): {cross_entropy:.4f}\n"
+        last += f"{part.capitalize()} accuracy: {accuracy:.2%}\n"
+    assert output.partition("epochs)\n")[2] == f"{tables}\n{last}"
+
+
+def test_what_is_said_of_the_tables_is_true_of_the_results():
+    """The ratio learning rate / batch size matters; of the alphas, only the largest does."""
+    with np.load(RESULTS / "curves.npz") as curves:
+        lowest = curves["cross_entropy"].min(axis=-1)  # of each model
+        ratios = np.divide.outer(1 / curves["batch_sizes"], 1 / curves["learning_rates"])
+    of_pair = lowest.min(axis=2)  # of each batch size and learning rate
+    spread = [np.ptp(of_pair[np.isclose(ratios, ratio)]) for ratio in ratios.ravel()]
+    assert max(spread) < 0.05 * np.ptp(of_pair)
+    *small, large = lowest.min(axis=(0, 1))  # of each alpha
+    assert np.ptp(small) < 0.05 * (large - min(small))
+
+
+def test_the_speed_is_that_of_the_benchmark():
+    rows = re.findall(r"^\| (.*) \| ([\d.]+) \| ([\d.]+) \|$", README, re.MULTILINE)
+    contenders = read("peers.json")["contenders"]
+    assert rows == [
+        (row["name"], f"{row['seconds']:.2f}", f"{row['relative']:.1f}") for row in contenders
+    ]
+
+
+# --- Commands -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("venv", "python", "separator"),
+    [("python3", ".venv/bin/python", " && "), ("py", ".venv\\Scripts\\python", "; ")],
+    ids=["POSIX", "PowerShell"],
+)
+def test_the_first_command_sets_itself_up(venv, python, separator):
+    """By `python -m pip`, as `.venv/bin/pip` holds the folder's name, which may change."""
+    steps = (
+        f"{venv} -m venv .venv",
+        f"{python} -m pip install -qr requirements.txt",
+        f"{python} softmax_sgd.py",
+    )
+    assert f"\n    {separator.join(steps)}\n" in README
+
+
+def test_the_commands_options_exist(tmp_path):
+    """Every command with options of the two programs is accepted by them."""
+    commands = re.findall(
+        r"(?:^    .*|`%run )(softmax_sgd\.py|download_data\.py) (--.*?)(?:$| &&|`)",
+        README,
+        re.MULTILINE,
+    )
+    assert len(commands) >= 3
+    for program, options in commands:
+        done = run(program, *shlex.split(options.replace("\n", " ")), "--help", cwd=tmp_path)
+        assert done.returncode == 0, f"{program} {options}: {done.stderr}"
+
+
+def test_what_is_in_the_zip_runs_from_what_is_in_it(tmp_path):
+    command = re.search(r"^    python3 -m (zipfile .*)$", README, re.MULTILINE)[1].split()
+    archive = tmp_path / command[2]
+    command = [sys.executable, "-m", *command[:2], archive, *command[3:]]
+    subprocess.run(command, cwd=ROOT, check=True)
+    shutil.unpack_archive(archive, tmp_path / "unpacked")
+    assert {"softmax_sgd.py", "report.pdf"} <= set(os.listdir(tmp_path / "unpacked"))
+    done = run(tmp_path / "unpacked" / "softmax_sgd.py", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    docstring = (tmp_path / "unpacked" / "softmax_sgd.py").read_text(encoding="utf-8")[:1000]
+    assert "-m pip install -r requirements.txt" in docstring
+
+
+# --- The notebook ---------------------------------------------------------------------------------
+
+BLOCKS = re.findall("```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_steps_of_the_notebook_run_and_show_what_they_announce(data_dir):
+    pytest.importorskip("matplotlib")
+    marked = "\nprint('---', flush=True)\n".join(BLOCKS)
+    env = os.environ | {"MPLBACKEND": "Agg"}
+    done = subprocess.run(
+        [sys.executable, "-c", marked], cwd=ROOT, env=env, capture_output=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, done.stderr
+    _, check, epoch, search, _, prediction = done.stdout.split("---\n")
+    gradient, slope = re.findall(r"-?\d\.\d{6}", check)
+    assert float(gradient) == pytest.approx(float(slope), abs=2e-6)
+    cross_entropy, accuracy = re.findall(r"\d+\.\d+", epoch)
+    assert 0.4 < float(cross_entropy) < 0.7
+    assert 78 < float(accuracy) < 86
+    assert re.fullmatch(
+        r"(epoch \d: lowest validation cross-entropy 0\.\d{4}\n){5}"
+        r"batch_size \d+\nlearning_rate 0\.\d+\nalpha \S+\nepochs \d\n",
+        search,
+    )
+    assert re.fullmatch(r"class (\d), probability \d+\.\d%; the label is \1\n", prediction)
+
+
+def test_matplotlib_is_imported_only_where_it_is_used():
+    [plot] = [block for block in BLOCKS if "matplotlib" in block]
+    assert plot.startswith("import matplotlib.pyplot as plt\n")
+
+
+# --- What a reader looks for ----------------------------------------------------------------------
+
+
+def test_every_class_has_its_number_and_name():
+    """The order of Zalando's repository."""
+    names = "T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot"
+    listed = ", ".join(f"{number} {name}" for number, name in enumerate(names.split(", ")))
+    assert listed in " ".join(README.split())
+
+
+def test_every_link_leads_to_a_file_and_every_picture_has_a_text():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert re.match("https?://", target) or (ROOT / target).exists(), target
+    for text in re.findall(r"!\[(.*?)\]", README, re.DOTALL):
+        assert len(text.split()) >= 10, "who cannot see the picture is told too little"
