@@ -417,12 +417,12 @@ def print_lowest(grid: Grid, lowest: np.ndarray) -> None:
             for text, value in zip(texts, values, strict=True)
         ]
 
-    print("\nLowest validation cross-entropy (* of all) for each batch size and learning rate:")
+    print("\nLowest validation cross-entropy by batch size and learning rate (* best):")
     rows = [["batch size", *(f"{learning_rate} " for learning_rate in grid.learning_rates)]]
     for batch_size, row in zip(grid.batch_sizes, lowest.min(axis=2), strict=True):
         rows.append([str(batch_size), *cells(row)])
     print_aligned(rows)
-    print("and for each alpha:")
+    print("by alpha:")
     rows = [["alpha", *(f"{alpha} " for alpha in grid.alphas)]]
     rows.append(["", *cells(lowest.min(axis=(0, 1)))])
     print_aligned(rows)
@@ -441,15 +441,17 @@ def print_aligned(rows: list[list[str]]) -> None:
 def print_edges(axes: dict, best: dict) -> None:
     """Print a note for each best value that is the smallest or the largest of several tried."""
     smallest = {"batch_size": 1, "epochs": 1}  # that is possible; for all others, 0
+    notes = []
     for name, value in best.items():
         tried = axes[name]
         at_edge = value in (tried[0], tried[-1]) and value != smallest.get(name, 0)
         if len(tried) > 1 and at_edge:
             change = "smaller" if value == tried[0] else "larger"
-            print(
-                f"Note: {spaced(name)} {value} is at the edge of the grid; try {change} ones, "
-                "with --no-test until the grid is final"
+            notes.append(
+                f"Note: {spaced(name)} {value} is at the edge of the grid; try {change} ones"
             )
+    if notes:
+        print(*notes, "Note: use --no-test until the grid is final", sep="\n")
 
 
 def save(folder: Path, results: dict, grid: Grid, curves: Metrics, W, b) -> None:
