@@ -24,10 +24,10 @@ import numpy as np
 
 DATA = Path(__file__).resolve().with_name("data")
 COURSE = "https://s3.amazonaws.com/jrwprojects/"
-ZALANDO = "https://fashion-mnist.s3.eu-central-1.amazonaws.com/"  # who published Fashion-MNIST
+ZALANDO = "https://fashion-mnist.s3.eu-central-1.amazonaws.com/"  # the publisher of Fashion-MNIST
 PACKAGE = "dataset-fashion-mnist"  # of Debian and Ubuntu, with Zalando's files
 SYSTEM = Path("/usr/share/datasets/fashion-mnist")  # where the package puts them
-TIMEOUT = 15  # seconds to connect, and without any data
+TIMEOUT = 15  # seconds, to connect and between two pieces of data
 
 
 class DataError(Exception):
@@ -68,12 +68,12 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
     data_dir = Path(data_dir).absolute()
     present = [file for file in FILES if os.path.lexists(data_dir / file.name)]
     missing = [file for file in FILES if file not in present]
-    wrong = [error for file in present if (error := mismatch(data_dir / file.name, file))]
-    if wrong:
+    problems = [mismatch(data_dir / file.name, file) for file in present]
+    if any(problems):
         raise DataError(
-            f"{data_dir} has files that are not the course's: {'; '.join(wrong)}. Nothing was "
-            "fetched or changed. Delete them, and start again; or, if they are your own data, move "
-            "them to another folder DIR, and run softmax_sgd.py --data-dir DIR"
+            f"{data_dir} has files that are wrong: {'; '.join(filter(None, problems))}. Nothing "
+            "was fetched or changed. Move what is your own to another folder DIR, and use it with "
+            "softmax_sgd.py --data-dir DIR; delete the rest, and start again"
         )
     if missing:
         try:
@@ -91,14 +91,15 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
     if missing:
         wanted = [f"\n  {COURSE}{f.name}  {f.size} bytes, SHA-256 {f.sha256}" for f in missing]
         raise DataError(
-            "some files could not be fetched, for the reasons above. Start again later, or install "
-            f"the package {PACKAGE} (Debian, Ubuntu), or put into {data_dir}:{''.join(wanted)}"
+            "some files could not be fetched, for the reasons above. Start again later; or install "
+            f"the package {PACKAGE} (Debian, Ubuntu); or put these files into {data_dir} yourself:"
+            + "".join(wanted)
         )
     return data_dir
 
 
 def mismatch(path: Path, file: File) -> str:
-    """What is wrong with the file at `path`, or nothing."""
+    """What is wrong with the file at `path`; an empty string if it is right."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -110,34 +111,36 @@ def mismatch(path: Path, file: File) -> str:
 
 
 def fetch(files: list[File], data_dir: Path, folder: Path, mirror: str | None) -> list[File]:
-    """Fetch the files by way of the temporary `folder`; return those that no source has."""
+    """Fetch the files by way of the temporary `folder`; return those that are still missing."""
     missing = list(files)
     for name, source in sources(mirror):
         for file in list(missing):
-            part, target = folder / file.name, data_dir / file.name
+            path, target = folder / file.name, data_dir / file.name
             try:
-                source(file, part)
-                error = mismatch(part, file)
-                if error:
-                    raise ValueError(f"wrong content: {error}")
+                source(file, path)
+                problem = mismatch(path, file)
+                if problem:
+                    raise ValueError(f"wrong content: {problem}")
             except Exception as error:  # requests, urllib3, gzip and NumPy raise many types
                 show(f"{name}: {file.name}: {first_cause(error)}")
-                break  # to the next source
+                if isinstance(error, ConnectionError):
+                    break  # the source is out of reach, so no other file of it is tried
+                continue
             if not os.path.lexists(target):
-                os.replace(part, target)
-            elif error := mismatch(target, file):  # put there meanwhile
-                raise DataError(f"{data_dir}: {error}, and has appeared during the download")
+                os.replace(path, target)
+            elif problem := mismatch(target, file):
+                raise DataError(f"{data_dir}: {problem}. It has appeared during the download")
             show(f"{target}: {file.size / 1e6:.2f} MB from {name}, verified")
             missing.remove(file)
     return missing
 
 
 def first_cause(error: BaseException) -> str:
-    """What went wrong first, such as "Name or service not known", not "Max retries exceeded"."""
+    """The message of the root cause: "Name or service not known", not "Max retries exceeded"."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
     text = str(error) or type(error).__name__
-    return "".join(filter(str.isprintable, text))[:200]  # a server may have chosen it
+    return "".join(filter(str.isprintable, text))[:200]  # as parts of it may come from a server
 
 
 last_shown = time.monotonic()
@@ -147,7 +150,7 @@ def show(line: str, live: bool = False) -> None:
     """Print a line on stderr.
 
     On a terminal, the next line overwrites a live one. Elsewhere, a live line is printed only if
-    the last line is ten seconds old.
+    nothing was printed for ten seconds.
     """
     global last_shown
     if sys.stderr.isatty():
@@ -167,69 +170,78 @@ def show(line: str, live: bool = False) -> None:
 def sources(mirror: str | None) -> list[tuple[str, Callable]]:
     """The names of the sources and their functions, in the order in which they are tried.
 
-    Each function takes a File and the path to write it to. It may raise any exception.
+    A function takes a File, and the path to write it to. It raises ConnectionError if the source is
+    out of reach, or any other exception if it cannot deliver this file.
     """
-    listed = [("the course's server", from_course), ("Zalando's server", from_zalando)]
-    if SYSTEM.is_dir():
-        listed.insert(0, (str(SYSTEM), from_system))
-    if shutil.which("apt-get"):
-        listed.append(("the system's package mirror", from_package))
+    found = []
     if mirror:
-        listed.insert(0, (mirror, lambda file, part: from_course(file, part, mirror)))
-    return listed
+        found.append((mirror, lambda file, path: from_course(file, path, mirror)))
+    if SYSTEM.is_dir():
+        found.append((str(SYSTEM), from_system))
+    found.append(("the course's server", from_course))
+    found.append(("Zalando's server", from_zalando))
+    if shutil.which("apt-get"):  # it may work where the web is out of reach
+        found.append(("the system's package mirror", from_package))
+    return found
 
 
-def from_system(file: File, part: Path) -> None:
-    write_npy(file, SYSTEM / file.idx_name, part)
+def from_system(file: File, path: Path) -> None:
+    write_npy(file, SYSTEM / file.idx_name, path)
 
 
-def from_course(file: File, part: Path, url: str = COURSE) -> None:
-    download(f"{url.rstrip('/')}/{file.name}", part, file.size)
+def from_course(file: File, path: Path, url: str = COURSE) -> None:
+    download(f"{url.rstrip('/')}/{file.name}", path, file.size)
 
 
-def from_zalando(file: File, part: Path) -> None:
-    idx = part.with_suffix(".gz")
+def from_zalando(file: File, path: Path) -> None:
+    idx = path.with_suffix(".gz")
     download(ZALANDO + file.idx_name, idx, file.size)
-    write_npy(file, idx, part)
+    write_npy(file, idx, path)
 
 
-def from_package(file: File, part: Path) -> None:
+def from_package(file: File, path: Path) -> None:
     """Download and unpack the system's package, which needs no root and installs nothing."""
-    folder = part.parent / "package"  # of its own, as a bad package might write anything there
+    folder = path.parent / "package"  # apart from the files, as its contents are not trusted
     if not folder.exists():
-        show(f"{PACKAGE} from the system's package mirror", live=True)
+        show(f"downloading {PACKAGE} from the system's package mirror", live=True)
         folder.mkdir()
         apt_get = 'apt-get -q -o "Dir::State=$PWD" -o "Dir::Cache=$PWD"'
-        # An update fails if any repository is down, even if another has the package.
+        # The update fails if any repository is down, even if another has the package: go on.
         script = f"{apt_get} update; {apt_get} download {PACKAGE} && dpkg-deb -x *.deb ."
         shell = subprocess.run(["sh", "-c", script], cwd=folder, capture_output=True, text=True)
         if shell.returncode:
-            raise OSError((shell.stderr.splitlines() or ["failed"])[-1])
-    write_npy(file, folder / SYSTEM.relative_to("/") / file.idx_name, part)
+            raise ConnectionError((shell.stderr.splitlines() or ["apt-get failed"])[-1])
+    write_npy(file, folder / SYSTEM.relative_to("/") / file.idx_name, path)
 
 
-def write_npy(file: File, idx: Path, part: Path) -> None:
-    """Write the values of a gzipped IDX file as the course does, with np.save."""
-    header = 16 if len(file.shape) == 2 else 8  # bytes
+def write_npy(file: File, idx: Path, path: Path) -> None:
+    """Convert a gzipped IDX file to the bytes of the course's .npy file."""
+    # The header has four bytes, and four for each dimension: images have three, n x 28 x 28.
+    header = 16 if len(file.shape) == 2 else 8
     with gzip.open(idx) as content:
         values = np.frombuffer(content.read(file.size), np.uint8, offset=header)
-    np.save(part, values.reshape(file.shape).astype(file.dtype))
+    np.save(path, values.reshape(file.shape).astype(file.dtype))
 
 
-def download(url: str, path: Path, most: int) -> None:
-    """Write the body of `url`, of `most` bytes at most, to `path`."""
+def download(url: str, path: Path, limit: int) -> None:
+    """Write the body of `url`, of at most `limit` bytes, to `path`."""
     import requests  # only here, as it is not needed once the data are present
 
-    identity = {"Accept-Encoding": "identity"}  # compressed bytes would have another SHA-256
-    with requests.get(url, stream=True, timeout=TIMEOUT, headers=identity) as answer:
-        answer.raise_for_status()
-        expected = int(answer.headers.get("Content-Length", most)) / 1e6  # MB
+    headers = {"Accept-Encoding": "identity"}  # compressed bytes would have another SHA-256
+    try:
+        response = requests.get(url, stream=True, timeout=TIMEOUT, headers=headers)
+    except requests.RequestException as error:
+        raise ConnectionError(first_cause(error)) from None
+    with response:
+        response.raise_for_status()
+        expected = int(response.headers.get("Content-Length", limit))
         with open(path, "wb") as output:
-            while chunk := answer.raw.read(2**16):
+            while chunk := response.raw.read(2**16):
                 output.write(chunk)
-                show(f"{path.name}: {output.tell() / 1e6:.1f} of {expected:.1f} MB", live=True)
-                if output.tell() > most:
-                    raise ValueError(f"more than {most} bytes")
+                done = output.tell()
+                show(f"{path.name}: {done / 1e6:.1f} of {expected / 1e6:.1f} MB", live=True)
+                if done > limit:
+                    raise ValueError(f"more than {limit} bytes")
 
 
 # --- Command line ---------------------------------------------------------------------------------

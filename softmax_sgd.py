@@ -21,7 +21,7 @@ Training minimises the regularised cross-entropy of n examples with one-hot labe
 The last term is not divided by n and does not include the biases b. The gradients (problem 2 of the
 assignment, derived in report.pdf) are
 
-    dW = Xᵀ(Ŷ − Y)/n + αW,    db = the sum of the rows of (Ŷ − Y)/n                       (3)
+    dW = Xᵀ(Ŷ − Y)/n + αW,    db = Σ_i (Ŷ_i − Y_i)/n                                      (3)
 
 SGD takes one step for each minibatch of n examples, with the learning rate ε:
 
@@ -29,24 +29,24 @@ SGD takes one step for each minibatch of n examples, with the learning rate ε:
 
 Shapes, for n examples of m pixels and c classes. K models that differ in learning rate and α are
 trained together, as a *stack*, because one wide matrix product is faster than K narrow ones. For a
-single model, leave out K: every function then reads as the equations do.
+single model, leave out K: the functions of the model, and `sgd`, then read as the equations do.
 
     X, y             (n, m) pixels in 0..1, and (n,) labels in 0..c-1
     W, b             (m, c, K) and (c, K); dW and db the same
-    Z, Ŷ, Y          (c, K, n), transposed: NumPy is slow along a short last axis
+    Z, Ŷ, Y          (c, K, n): transposed, as NumPy is slow along a short last axis
     alpha, learning_rate, cross_entropy, accuracy    (K,)
 """
 
 import os
 
-if (
-    __name__ == "__main__"
-):  # BLAS reads these when NumPy is imported. Each stack has its own thread.
+if __name__ == "__main__":
+    # One BLAS thread is enough, as each stack has a thread. BLAS reads this when NumPy is imported.
     for library in ("OPENBLAS", "MKL", "OMP"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     os.environ.setdefault("VECLIB_MAXIMUM_THREADS", "1")
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
@@ -70,8 +70,8 @@ MAX_STACK = 16  # models in a stack; larger stacks are no faster
 def load(data_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Read X, y, X_test, y_test from the assignment's four files, with pixels divided by 255.
 
-    Images are float32 (n, m), labels integers (n,). Raises DataError, naming the file, unless the
-    pixels are within 0..255 and the labels are whole numbers from 0 to CLASSES-1.
+    Images are float32 (n, m), labels integers (n,). Raises DataError, naming the file, if one is
+    missing or damaged, or if pixels are not within 0..255 or labels are not classes.
     """
     X, y = load_part(data_dir, "train")
     X_test, y_test = load_part(data_dir, "test")
@@ -88,14 +88,17 @@ def load_part(data_dir: str | os.PathLike, part: str) -> tuple[np.ndarray, np.nd
     images = Path(data_dir, f"fashion_mnist_{part}_images.npy")
     labels = Path(data_dir, f"fashion_mnist_{part}_labels.npy")
     X, y = read_npy(images), read_npy(labels)
-    if X.ndim != 2 or X.size == 0:
+    if X.ndim != 2:
         raise DataError(f"{images}: shape {X.shape}, not (n, pixels); try X.reshape(len(X), -1)")
+    if X.size == 0:
+        raise DataError(f"{images}: shape {X.shape}, which holds nothing")
     if y.shape != (len(X),):
         raise DataError(
             f"{labels}: shape {y.shape}, not ({len(X)},) as for {len(X)} images; try y.ravel(), "
             "or y.argmax(axis=1) if the labels are one-hot"
         )
-    if not (X.min() >= 0 and 1 < X.max() <= 255):  # nor if any pixel is NaN
+    # With NaN, the comparisons are false. If no pixel exceeds 1, they have been divided before.
+    if not (X.min() >= 0 and 1 < X.max() <= 255):
         raise DataError(
             f"{images}: pixels from {X.min()} to {X.max()}; 0 to 255 are expected, as they "
             "will be divided by 255"
@@ -115,11 +118,12 @@ def read_npy(path: Path) -> np.ndarray:
     """Read an array of real numbers. Nothing is unpickled, as that could run a hostile program."""
     try:
         with open(path, "rb") as file:
+            # Not np.load, which takes any other file for a pickle, and advises allow_pickle.
             array = np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError:
         raise DataError(
-            f"{path}: no such file (Fashion-MNIST is fetched into any folder by "
-            f"download_data.py --data-dir DIR)"
+            f"{path}: no such file. To fetch Fashion-MNIST into a folder DIR: "
+            "download_data.py --data-dir DIR"
         ) from None
     except Exception as error:  # for a damaged header, NumPy raises half a dozen types
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
@@ -158,7 +162,7 @@ def softmax(W, b, X) -> np.ndarray:
 
 def one_hot(y, Z) -> np.ndarray:
     """The one-hot labels Y, in the dtype of Z: (c, n) for one model, (c, 1, n) for a stack."""
-    Y = np.eye(len(Z), dtype=Z.dtype)[:, y]
+    Y = np.eye(len(Z), dtype=Z.dtype)[:, y]  # column i is the unit vector of class y[i]
     return Y if Z.ndim == 2 else Y[:, None]
 
 
@@ -172,13 +176,13 @@ class Metrics(NamedTuple):
 def evaluate(W, b, X, y) -> Metrics:
     """The unregularised cross-entropy, from -log ŷ_y = log(Σ_j exp z_j) - z_y, and the accuracy."""
     Z = logits(W, b, X)
-    losses = np.log(np.exp(Z).sum(axis=0)) - (one_hot(y, Z) * Z).sum(axis=0)
-    correct = Z.argmax(axis=0) == y
+    losses = np.log(np.exp(Z).sum(axis=0)) - (one_hot(y, Z) * Z).sum(axis=0)  # (K, n)
+    correct = Z.argmax(axis=0) == y  # (K, n)
     return Metrics(losses.mean(axis=-1, dtype=np.float64), correct.mean(axis=-1))
 
 
 def loss(W, b, X, y, alpha) -> np.ndarray:
-    """The regularised cross-entropy (2), which SGD minimises. The tests check `gradients` by it."""
+    """The regularised cross-entropy (2), which SGD minimises. Only the tests compute it."""
     return evaluate(W, b, X, y).cross_entropy + alpha / 2 * np.square(W).sum(axis=(0, 1))
 
 
@@ -187,7 +191,8 @@ def gradients(W, b, X, y, alpha) -> tuple[np.ndarray, np.ndarray]:
     D = softmax(W, b, X)
     D -= one_hot(y, D)
     D /= len(X)  # the transpose of (Ŷ − Y)/n
-    dW = (X.T @ D.reshape(-1, len(X)).T).reshape(W.shape)  # (m, n) @ (n, cK)
+    dW = X.T @ D.reshape(-1, len(X)).T  # (m, n) @ (n, cK)
+    dW = dW.reshape(W.shape)
     dW += alpha * W
     return dW, D.sum(axis=-1)
 
@@ -205,7 +210,7 @@ def minibatches(rows, batch_size: int, rng: np.random.Generator) -> Iterator[np.
 def sgd(W, b, X, y, alpha, learning_rate, batches: Iterable) -> tuple[np.ndarray, np.ndarray]:
     """W and b after one step (4) for each batch; a batch is an array of row numbers of X and y."""
     W, b = W.copy(), b.copy()
-    # As large as W and b: to broadcast (K,) in every step would take half as long again.
+    # Spread over all of W and b here, because broadcasting (K,) in every step is slower.
     alpha, rate_W = np.full_like(W, alpha), np.full_like(W, learning_rate)
     rate_b = np.full_like(b, learning_rate)
     for rows in batches:
@@ -219,7 +224,7 @@ def sgd(W, b, X, y, alpha, learning_rate, batches: Iterable) -> tuple[np.ndarray
 
 
 class Grid(NamedTuple):
-    """The values to try, in ascending order. Every number of epochs from 1 to `epochs` is tried."""
+    """The values to try, which must ascend. Every number of epochs from 1 to `epochs` is tried."""
 
     batch_sizes: tuple[int, ...] = (8, 16, 32, 64)
     learning_rates: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05)
@@ -241,7 +246,7 @@ class Stack:
 
     def __init__(self, m, dtype, seed, batch_size, learning_rates, alphas):
         self.batch_size = batch_size
-        self.learning_rates, self.alphas = np.array(learning_rates), np.array(alphas)  # own copies
+        self.learning_rates, self.alphas = np.array(learning_rates), np.array(alphas)  # copies
         # Seeded so that a model sees the same minibatches whatever else is in the grid.
         self.rng = np.random.default_rng([seed, batch_size])
         # The loss is convex, so any starting point will do; we use zero.
@@ -249,7 +254,7 @@ class Stack:
         self.b = np.zeros((CLASSES, len(alphas)), dtype)
         # Each model's lowest validation cross-entropy so far, and the W and b that reached it.
         self.lowest = np.full(len(alphas), np.inf)
-        self.best_W, self.best_b = self.W, self.b
+        self.best_W, self.best_b = self.W, self.b  # replaced below, never modified
 
     def train_epoch(self, X, y, train, X_validation, y_validation) -> Metrics:
         """Train for one epoch, evaluate, keep what is better than before; return the metrics."""
@@ -273,14 +278,14 @@ def search(
     b (c,) of the best point. Calls `progress` after every epoch with the number of epochs done and
     the lowest cross-entropy so far. Raises FloatingPointError if every model diverges.
     """
-    models = list(itertools.product(grid.learning_rates, grid.alphas))  # for each batch size
-    n_stacks = math.ceil(len(models) / MAX_STACK)  # for each batch size
-    if len(grid.batch_sizes) == 1:  # work for two cores
-        n_stacks = min(max(n_stacks, 2), len(models))
+    pairs = list(itertools.product(grid.learning_rates, grid.alphas))
+    n_stacks = math.ceil(len(pairs) / MAX_STACK)  # for each batch size
+    if len(grid.batch_sizes) == 1:  # then at least two, to keep two cores busy
+        n_stacks = min(max(n_stacks, 2), len(pairs))
     stacks = [  # in the order of the grid
-        Stack(X.shape[1], X.dtype, seed, batch_size, *columns.T)
+        Stack(X.shape[1], X.dtype, seed, batch_size, learning_rates=part[:, 0], alphas=part[:, 1])
         for batch_size in grid.batch_sizes
-        for columns in np.array_split(models, n_stacks)
+        for part in np.array_split(pairs, n_stacks)
     ]
     X_validation, y_validation = X[validation], y[validation]
 
@@ -290,15 +295,17 @@ def search(
     history = []  # for each epoch, the metrics of all models: (2, models)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for epoch in range(1, grid.epochs + 1):
-            history.append(np.concatenate([*pool.map(train_epoch, stacks)], axis=-1))
+            metrics = list(pool.map(train_epoch, stacks))  # for each stack, (2, K)
+            history.append(np.concatenate(metrics, axis=1))
             progress(epoch, min(stack.lowest.min() for stack in stacks))
 
     shape = tuple(len(values) for values in grid.axes().values())
-    curves = Metrics(*np.stack(history, axis=-1).reshape(-1, *shape))
-    winner = np.ravel_multi_index(best_point(curves)[:-1], shape[:-1])
-    W = np.concatenate([stack.best_W for stack in stacks], axis=-1)  # (m, c, models)
-    b = np.concatenate([stack.best_b for stack in stacks], axis=-1)
-    return curves, W[..., winner], b[..., winner]
+    curves = Metrics(*np.stack(history, axis=-1).reshape(len(Metrics._fields), *shape))
+    *indices, _ = best_point(curves)
+    winner = np.ravel_multi_index(indices, shape[:-1])  # its number among the models
+    W = np.concatenate([stack.best_W for stack in stacks], axis=-1)[..., winner]
+    b = np.concatenate([stack.best_b for stack in stacks], axis=-1)[..., winner]
+    return curves, W, b
 
 
 def best_point(curves: Metrics) -> tuple[int, ...]:
@@ -310,7 +317,10 @@ def best_point(curves: Metrics) -> tuple[int, ...]:
 
 
 def without_diverged(curves: Metrics) -> np.ndarray:
-    """The cross-entropy, but infinite in all epochs of a model that diverged in any of them."""
+    """The cross-entropy, but infinite in all epochs of a model that diverged in any of them.
+
+    At its learning rate, training is unstable, so that its first epochs are good by luck at best.
+    """
     finite = np.isfinite(curves.cross_entropy).all(axis=-1, keepdims=True)
     return np.where(finite, curves.cross_entropy, np.inf)
 
@@ -320,7 +330,8 @@ def without_diverged(curves: Metrics) -> np.ndarray:
 
 def run_experiment(options: argparse.Namespace) -> None:
     """Load, split, search, choose, test, and report, as the command line asks."""
-    if options.data_dir.resolve() == DATA.resolve():
+    is_default = options.data_dir.resolve() == DATA.resolve()
+    if is_default:
         ensure(DATA)
     X, y, X_test, y_test = load(options.data_dir)
     train, validation = split(len(X), 0.2, np.random.default_rng(options.seed))
@@ -381,7 +392,7 @@ def run_experiment(options: argparse.Namespace) -> None:
         results = {
             "seed": options.seed,
             # Only the name of the default folder, because its path differs between machines.
-            "data_dir": DATA.name if options.data_dir == DATA else str(options.data_dir),
+            "data_dir": DATA.name if is_default else str(options.data_dir.resolve()),
             "grid": grid._asdict(),
             "split": counts,
             "best": best,
@@ -409,22 +420,20 @@ def print_lowest(grid: Grid, lowest: np.ndarray) -> None:
 
     `lowest` holds that of each model, which is infinite if the model diverged.
     """
+    best = lowest.min()
 
-    def cells(values: np.ndarray) -> list[str]:
-        texts = [f"{value:.4f}" if np.isfinite(value) else "diverged" for value in values]
-        return [
-            text + ("*" if value == lowest.min() else " ")
-            for text, value in zip(texts, values, strict=True)
-        ]
+    def cell(value: float) -> str:
+        text = f"{value:.4f}" if np.isfinite(value) else "diverged"
+        return text + ("*" if value == best else " ")
 
     print("\nLowest validation cross-entropy by batch size and learning rate (* best):")
     rows = [["batch size", *(f"{learning_rate} " for learning_rate in grid.learning_rates)]]
     for batch_size, row in zip(grid.batch_sizes, lowest.min(axis=2), strict=True):
-        rows.append([str(batch_size), *cells(row)])
+        rows.append([str(batch_size), *map(cell, row)])
     print_aligned(rows)
     print("by alpha:")
     rows = [["alpha", *(f"{alpha} " for alpha in grid.alphas)]]
-    rows.append(["", *cells(lowest.min(axis=(0, 1)))])
+    rows.append(["", *map(cell, lowest.min(axis=(0, 1)))])
     print_aligned(rows)
     n_diverged = np.count_nonzero(np.isinf(lowest))
     if n_diverged:
@@ -440,11 +449,11 @@ def print_aligned(rows: list[list[str]]) -> None:
 
 def print_edges(axes: dict, best: dict) -> None:
     """Print a note for each best value that is the smallest or the largest of several tried."""
-    smallest = {"batch_size": 1, "epochs": 1}  # that is possible; for all others, 0
+    lower_bounds = {"batch_size": 1, "epochs": 1}  # no value is smaller; 0 for the others
     notes = []
     for name, value in best.items():
         tried = axes[name]
-        at_edge = value in (tried[0], tried[-1]) and value != smallest.get(name, 0)
+        at_edge = value in (tried[0], tried[-1]) and value != lower_bounds.get(name, 0)
         if len(tried) > 1 and at_edge:
             change = "smaller" if value == tried[0] else "larger"
             notes.append(
@@ -458,9 +467,10 @@ def save(folder: Path, results: dict, grid: Grid, curves: Metrics, W, b) -> None
     """Write model.npz, curves.npz and, once these are complete, results.json."""
     try:
         path = folder / "results.json"
-        path.unlink(missing_ok=True)  # it must never describe another run's model and curves
+        path.unlink(missing_ok=True)  # so that it never lies beside another run's files
         np.savez(folder / "model.npz", W=W, b=b)
-        np.savez(folder / "curves.npz", **curves._asdict(), **grid._asdict())
+        values = grid._replace(epochs=grid.axes()["epochs"])._asdict()  # of each axis
+        np.savez(folder / "curves.npz", **curves._asdict(), **values)
         path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8", newline="\n")
     except OSError as error:
         raise DataError(f"the results cannot be written to {folder}: {error}") from None
@@ -468,16 +478,14 @@ def save(folder: Path, results: dict, grid: Grid, curves: Metrics, W, b) -> None
 
 
 def number(kind: type, valid: Callable, wanted: str) -> Callable[[str], float]:
-    """An argparse type: a number of this kind that is `valid`, which `wanted` says in words."""
+    """An argparse type for a number; `wanted` describes the valid ones in its error message."""
 
     def parse(text: str) -> float:
-        try:
+        with contextlib.suppress(ValueError):
             value = kind(text)
-        except ValueError:
-            value = math.nan  # never valid
-        if not valid(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
-        return value
+            if valid(value):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
 
     return parse
 
@@ -530,7 +538,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     options = parse_arguments(argv)
     try:
-        # Some NumPys for macOS warn of floating-point errors that did not happen.
+        # Some NumPys for macOS warn of floating-point errors that did not happen. (The stacks run
+        # in threads, each with a setting of its own: see train_epoch.)
         with np.errstate(all="ignore"):
             run_experiment(options)
     except (DataError, FloatingPointError) as error:

@@ -70,8 +70,8 @@ def with_pixel(value):
 WRONG = [
     ("images of rows and columns", TRAIN_IMAGES, X.reshape(6, 2, 2), "X.reshape(len(X), -1)"),
     ("images of one number each", TRAIN_IMAGES, Y, "shape (6,), not (n, pixels)"),
-    ("no images", TRAIN_IMAGES, X[:0], "shape (0, 4)"),
-    ("images of no pixels", TRAIN_IMAGES, X[:, :0], "shape (6, 0)"),
+    ("no images", TRAIN_IMAGES, X[:0], "shape (0, 4), which holds nothing"),
+    ("images of no pixels", TRAIN_IMAGES, X[:, :0], "shape (6, 0), which holds nothing"),
     ("a pixel below 0", TRAIN_IMAGES, with_pixel(-0.5), "pixels from -0.5 to 161.0; 0 to 255"),
     ("a pixel above 255", TRAIN_IMAGES, with_pixel(255.5), "pixels from 0.0 to 255.5; 0 to 255"),
     ("an infinite pixel", TEST_IMAGES, with_pixel(np.inf)[:3], "pixels from 0.0 to inf"),
