@@ -1,373 +1,292 @@
-"""Time the grid search of softmax_sgd.py next to what one would use instead. Needs Linux.
+"""Time the grid search of softmax_sgd.py next to what one would use instead.
 
     pip install -r requirements.txt -r benchmarks/requirements.txt
     python -m benchmarks.peers            # some minutes, on a quiet machine with the data present
 
-All contenders train the same models, from zero weights, on the same minibatches in the same order,
-and evaluate them on the same validation images after every epoch. In every round, each must reach
-the validation cross-entropy and accuracy of this project.
+Each contender trains the models of the default grid for one epoch, from zero weights, and evaluates
+them on the validation images. All take the step of softmax_sgd.py, on the same minibatches in the
+same order, and must reach the same validation metrics as softmax_sgd.py.
 
-Each runs in its own process, which may use every core, like a program that is simply started. They
-take turns: in each round, every one of them trains for EPOCHS epochs. Reported are the median time
-over the rounds and, as a ratio, the median of the ratios within each round. A contender that trains
-one model at a time is timed on one model per minibatch size, and its time scaled up to the grid.
+Contenders that train one model at a time are timed on one model per batch size, and their time is
+scaled up to the grid. The others train all models of a batch size together. Like softmax_sgd.py,
+they train as many batch sizes at the same time as there are cores. For all, NumPy and PyTorch use
+one thread in each call; JAX uses as many as it likes.
 
-This project and the fastest peer also run as one process per core. All processes do the same work
-at the same time, and the time is divided by their number. This is the speed of a program whose work
-is divided among the cores by hand, so evenly that none of them ever waits for another.
+Each contender has a process of its own. They take turns, in several rounds after a first one that
+warms up and compiles. Reported are the median time of a contender and, as its relative time, the
+median over the rounds of its time divided by that of softmax_sgd.py in the same round.
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
-import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-import softmax_sgd
-from softmax_sgd import CLASSES, Grid
+from download_data import DATA
+from softmax_sgd import CLASSES, Grid, load, minibatches, search, split
 
-ROOT = Path(__file__).resolve().parents[1]
 SEED = 0
-EPOCHS = 4  # trained by each contender in each round
-GRID = Grid(epochs=EPOCHS)
-# One model per minibatch size, for contenders that train one model at a time: the last of the
-# grid, with the largest learning rate and alpha, as a mistake in alpha shows most there.
-SAMPLE = GRID._replace(learning_rates=GRID.learning_rates[-1:], alphas=GRID.alphas[-1:])
-TOLERANCE = 1e-3  # between metrics of the same model
+GRID = Grid(epochs=1)
+MODELS = np.array(list(itertools.product(GRID.learning_rates, GRID.alphas)), np.float32)
+ONE_MODEL = MODELS[-1:]  # the largest rate and alpha, as a mistake in these shows most there
+TOLERANCE = 1e-4  # between metrics of the same model; one validation image more or less is 0.8e-4
 
 
 class Data:
-    """The training files, split as the command line splits them."""
+    """The training files, split and in minibatches as softmax_sgd.py has them."""
 
     def __init__(self):
-        self.X, self.y, _, _ = softmax_sgd.load(ROOT / "data")
-        rng = np.random.default_rng(SEED)
-        self.train, self.validation = softmax_sgd.split(len(self.X), 0.2, rng)
-        self.X_validation, self.y_validation = self.X[self.validation], self.y[self.validation]
+        self.X, self.y, _, _ = load(DATA)
+        self.train, self.validation = split(len(self.X), 0.2, np.random.default_rng(SEED))
 
-    def arrays(self, convert):
-        return map(convert, (self.X, self.y, self.X_validation, self.y_validation))
-
-    def orders(self, batch_size):
-        """Yield each epoch's order of the training rows, the same as in our search."""
+    def minibatches(self, batch_size: int) -> np.ndarray:
+        """Row numbers: (minibatches, batch_size). All batch sizes divide the 48,000 images."""
         rng = np.random.default_rng([SEED, batch_size])
-        for _ in range(EPOCHS):
-            yield rng.permutation(self.train)
+        return np.stack(list(minibatches(self.train, batch_size, rng)))
+
+    def arrays(self, convert: Callable) -> list:
+        """X, y, X_validation and y_validation, each converted."""
+        X, y, rows = self.X, self.y, self.validation
+        return [convert(array) for array in (X, y, X[rows], y[rows])]
 
 
-# --- Peers ----------------------------------------------------------------------------------------
+# --- Contenders -----------------------------------------------------------------------------------
 # Each takes the data, prepares itself, and returns a function
-#     fit(batch_size, learning_rates, alphas) -> validation cross-entropy and accuracy.
-# A peer that trains K models together takes learning rates and alphas, and returns each of the two
-# metrics, with the shape (K,). The others call theirs learning_rate and alpha, of shape (1,).
+#     train(batches, learning_rates, alphas) -> validation cross-entropy and accuracy,
+# which trains K models with the same batch size for one epoch. All but `batches` have shape (K,).
+# For contenders that train one model at a time, K is 1.
 
 
 def numpy_naive(data):
-    X, X_validation = data.X.astype(np.float64), data.X_validation.astype(np.float64)
-    Y = np.eye(CLASSES)[data.y]
+    X, y, X_validation, y_validation = data.arrays(np.asarray)
+    X, X_validation = X.astype(np.float64), X_validation.astype(np.float64)
+    Y = np.eye(CLASSES)[y]
 
     def softmax(Z):
         E = np.exp(Z - Z.max(axis=1, keepdims=True))
         return E / E.sum(axis=1, keepdims=True)
 
-    def fit(batch_size, learning_rate, alpha):
+    def train(batches, learning_rate, alpha):
         W, b = np.zeros((X.shape[1], CLASSES)), np.zeros(CLASSES)
-        for order in data.orders(batch_size):
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                D = softmax(X[rows] @ W + b) - Y[rows]
-                W = W - learning_rate * (X[rows].T @ D / len(rows) + alpha * W)
-                b = b - learning_rate * D.mean(axis=0)
-            yhat = softmax(X_validation @ W + b)
-            cross_entropy = -np.log(yhat[np.arange(len(yhat)), data.y_validation]).mean()
-            accuracy = (yhat.argmax(axis=1) == data.y_validation).mean()
-        return cross_entropy, accuracy
+        for rows in batches:
+            D = softmax(X[rows] @ W + b) - Y[rows]
+            W = W - learning_rate * (X[rows].T @ D / len(rows) + alpha * W)
+            b = b - learning_rate * D.mean(axis=0)
+        Yhat = softmax(X_validation @ W + b)
+        cross_entropy = -np.log(Yhat[np.arange(len(Yhat)), y_validation]).mean()
+        return cross_entropy, (Yhat.argmax(axis=1) == y_validation).mean()
 
-    return fit
+    return train
 
 
 def scikit_learn(data):
     from sklearn.metrics import accuracy_score, log_loss
     from sklearn.neural_network import MLPClassifier
 
-    def fit(batch_size, learning_rate, alpha):
-        model = MLPClassifier((), solver="sgd", momentum=0, shuffle=False, batch_size=batch_size)
-        # The model divides its alpha by the minibatch size.
-        model.set_params(learning_rate_init=learning_rate.item(), alpha=alpha.item() * batch_size)
-        first = slice(batch_size)
-        model.partial_fit(data.X[first], data.y[first], classes=np.arange(CLASSES))
+    X, y, X_validation, y_validation = data.arrays(np.asarray)
+
+    def train(batches, learning_rate, alpha):
+        n = batches.shape[1]
+        model = MLPClassifier((), solver="sgd", momentum=0, shuffle=False, batch_size=n)
+        # The model divides its alpha by the batch size.
+        model.set_params(learning_rate_init=learning_rate.item(), alpha=alpha.item() * n)
+        # No option replaces the random start: take one step, then set the weights to zero.
+        model.partial_fit(X[batches[0]], y[batches[0]], classes=np.arange(CLASSES))
         for array in (*model.coefs_, *model.intercepts_):
-            array[:] = 0  # no option replaces its random start
-        for order in data.orders(batch_size):
-            model.partial_fit(data.X[order], data.y[order])
-            yhat = model.predict_proba(data.X_validation)
-            cross_entropy = log_loss(data.y_validation, yhat)
-            accuracy = accuracy_score(data.y_validation, yhat.argmax(axis=1))
-        return cross_entropy, accuracy
+            array[:] = 0
+        order = batches.ravel()
+        model.partial_fit(X[order], y[order])
+        Yhat = model.predict_proba(X_validation)
+        return log_loss(y_validation, Yhat), accuracy_score(y_validation, Yhat.argmax(axis=1))
 
-    return fit
+    return train
 
 
-def torch_one(data, loader: bool):
+def torch_loader(data):
     import torch
+    from torch.nn.functional import cross_entropy
     from torch.utils.data import DataLoader, TensorDataset
 
     X, y, X_validation, y_validation = data.arrays(torch.from_numpy)
 
-    def batches(order, batch_size):
-        if loader:
-            return DataLoader(TensorDataset(X, y), batch_size, sampler=order.tolist())
-        return ((X[rows], y[rows]) for rows in torch.from_numpy(order).split(batch_size))
-
-    def fit(batch_size, learning_rate, alpha):
+    def train(batches, learning_rate, alpha):
         model = torch.nn.Linear(X.shape[1], CLASSES)
         torch.nn.init.zeros_(model.weight)
         torch.nn.init.zeros_(model.bias)
         decayed = {"params": [model.weight], "weight_decay": alpha.item()}
         optimizer = torch.optim.SGD([decayed, {"params": [model.bias]}], lr=learning_rate.item())
-        for order in data.orders(batch_size):
-            for x, labels in batches(order, batch_size):
-                optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(model(x), labels).backward()
-                optimizer.step()
-            with torch.no_grad():
-                Z = model(X_validation)
-                cross_entropy = torch.nn.functional.cross_entropy(Z, y_validation).item()
-                accuracy = (Z.argmax(dim=1) == y_validation).float().mean().item()
-        return cross_entropy, accuracy
+        for x, labels in DataLoader(TensorDataset(X, y), batch_sampler=batches.tolist()):
+            optimizer.zero_grad()
+            cross_entropy(model(x), labels).backward()
+            optimizer.step()
+        with torch.no_grad():
+            Z = model(X_validation)
+            accuracy = (Z.argmax(dim=1) == y_validation).float().mean()
+            return cross_entropy(Z, y_validation).item(), accuracy.item()
 
-    return fit
+    return train
 
 
 def torch_stacked(data):
-    """By hand: wide matrix products, arrays changed in place, decay and learning rate folded in."""
     import torch
 
     X, y, X_validation, y_validation = data.arrays(torch.from_numpy)
     Y = torch.eye(CLASSES)[:, y].contiguous()
 
-    @torch.no_grad()
-    def fit(batch_size, learning_rates, alphas):
-        learning_rates, alphas = torch.tensor(np.float32([learning_rates, alphas]))
-        keep = (1 - learning_rates * alphas).repeat(CLASSES)[:, None]
-        K = len(alphas)
-        W, b = torch.zeros(CLASSES * K, X.shape[1]), torch.zeros(CLASSES * K)
-        for order in data.orders(batch_size):
-            for rows in torch.from_numpy(order).split(batch_size):
-                x, n = X[rows], len(rows)
-                Z = torch.addmm(b[:, None], W, x.T).view(CLASSES, K, n)
-                D = torch.softmax(Z, dim=0).sub_(Y[:, None, rows])
-                D = D.mul_(learning_rates[:, None] / n).view(-1, n)
-                W.mul_(keep).addmm_(D, x, alpha=-1)
-                b -= D.sum(dim=1)
-            Z = torch.addmm(b[:, None], W, X_validation.T).view(CLASSES, K, -1)
-            examples = torch.arange(len(y_validation))
-            cross_entropy = -torch.log_softmax(Z, dim=0)[y_validation, :, examples].mean(dim=0)
-            accuracy = (Z.argmax(dim=0) == y_validation).float().mean(dim=1)
-        return cross_entropy, accuracy
+    def logits(W, b, x):  # (c, K, n), from W of shape (m, cK)
+        return torch.addmm(b, x, W).T.contiguous().view(CLASSES, -1, len(x))
 
-    return fit
+    @torch.no_grad()  # in each thread
+    def train(batches, learning_rates, alphas):
+        rates, alphas = (torch.tensor(a).repeat(CLASSES) for a in (learning_rates, alphas))  # (cK,)
+        W, b = torch.zeros(X.shape[1], len(rates)), torch.zeros(len(rates))
+        for rows in torch.from_numpy(batches):
+            x, n = X[rows], len(rows)
+            D = torch.softmax(logits(W, b, x), dim=0).sub_(Y[:, None, rows]).div_(n).view(-1, n)
+            W.addcmul_(rates, (x.T @ D.T).addcmul_(alphas, W), value=-1)
+            b.addcmul_(rates, D.sum(dim=1), value=-1)
+        Z = logits(W, b, X_validation)
+        accuracy = (Z.argmax(dim=0) == y_validation).float().mean(dim=1)
+        examples = torch.arange(len(y_validation))
+        return -torch.log_softmax(Z, dim=0)[y_validation, :, examples].mean(dim=0), accuracy
+
+    return train
 
 
 def jax_stacked(data):
-    """The same with JAX, which compiles whole epochs.
-
-    For one model it is twice as fast as jax.grad of the textbook loss.
-    """
     import jax
     import jax.numpy as jnp
 
-    arrays = list(data.arrays(jnp.asarray))
+    def logits(W, b, x):  # (c, K, n), from W of shape (m, cK)
+        return (x @ W + b).T.reshape(CLASSES, -1, len(x))
 
-    def logits(W, b, x):
-        return (W @ x.T + b[:, None]).reshape(CLASSES, -1, len(x))
-
-    @partial(jax.jit, static_argnames="batch_size", donate_argnames=("W", "b"))
-    def epoch(W, b, arrays, order, learning_rates, alphas, batch_size):
+    @jax.jit  # the whole epoch
+    def epoch(arrays, batches, learning_rates, alphas):
         X, y, X_validation, y_validation = arrays
-        keep = jnp.tile(1 - learning_rates * alphas, CLASSES)
+        rates, alphas = jnp.tile(learning_rates, CLASSES), jnp.tile(alphas, CLASSES)  # (cK,)
 
         def step(model, rows):
             W, b = model
             x = X[rows]
             D = jax.nn.softmax(logits(W, b, x), axis=0)
             D -= jax.nn.one_hot(y[rows], CLASSES, axis=0)[:, None]
-            D = (D * (learning_rates / len(x))[:, None]).reshape(len(W), -1)
-            return (W * keep[:, None] - D @ x, b - D.sum(axis=1)), None
+            D = D.reshape(-1, len(x)) / len(x)
+            return (W - rates * (x.T @ D.T + alphas * W), b - rates * D.sum(axis=1)), None
 
-        # The rows must fill the minibatches: every size of the grid divides 48,000 training images.
-        model, _ = jax.lax.scan(step, (W, b), order.reshape(-1, batch_size))
-        log_yhat = jax.nn.log_softmax(logits(*model, X_validation), axis=0)
-        log_yhat_y = jnp.take_along_axis(log_yhat, y_validation[None, None], axis=0)
-        accuracy = (log_yhat.argmax(axis=0) == y_validation).mean(axis=1)
-        return *model, (-log_yhat_y.mean(axis=(0, 2)), accuracy)
+        start = jnp.zeros((X.shape[1], len(rates))), jnp.zeros(len(rates))
+        model, _ = jax.lax.scan(step, start, batches)
+        log_Yhat = jax.nn.log_softmax(logits(*model, X_validation), axis=0)
+        log_yhat = jnp.take_along_axis(log_Yhat, y_validation[None, None], axis=0)
+        return -log_yhat.mean(axis=(0, 2)), (log_Yhat.argmax(axis=0) == y_validation).mean(axis=1)
 
-    def fit(batch_size, learning_rates, alphas):
-        learning_rates, alphas = jnp.asarray(learning_rates), jnp.asarray(alphas)
-        W = jnp.zeros((CLASSES * len(alphas), data.X.shape[1]))
-        b = jnp.zeros(len(W))
-        for order in data.orders(batch_size):
-            W, b, metrics = epoch(W, b, arrays, order, learning_rates, alphas, batch_size)
-        return metrics
+    arrays = data.arrays(jnp.asarray)
 
-    return fit
-
-
-# --- Contenders -----------------------------------------------------------------------------------
-# Each takes the data, prepares itself, and returns a function
-#     train(grid) -> validation cross-entropy and accuracy: (2, batch sizes, models of each).
-
-
-def this_project(data):
-    sys.setswitchinterval(0.001)  # as softmax_sgd.py does when it is run as a program
-
-    def train(grid):
-        X, y, training, validation = data.X, data.y, data.train, data.validation
-        workers = len(os.sched_getaffinity(0))
-        with threadpool_limits(1):
-            curves = softmax_sgd.search(X, y, training, validation, grid, SEED, workers)[0]
-        metrics = np.stack([curves.cross_entropy, curves.accuracy])[..., -1]
-        return metrics.reshape(2, len(grid.batch_sizes), -1)
-
-    return train
-
-
-def peer(prepare, data, **options):
-    fit = prepare(data, **options)
-
-    def train(grid):
-        rates = np.repeat(grid.learning_rates, len(grid.alphas))
-        alphas = np.tile(grid.alphas, len(grid.learning_rates))
-        fits = [np.reshape(fit(size, rates, alphas), (2, -1)) for size in grid.batch_sizes]
-        return np.stack(fits, axis=1)
+    def train(batches, learning_rates, alphas):
+        metrics = epoch(arrays, batches, learning_rates, alphas)
+        return jax.block_until_ready(metrics)  # JAX returns before it has computed them
 
     return train
 
 
 class Contender(NamedTuple):
     name: str
-    prepare: Callable
-    grid: Grid  # on which it is timed: GRID, or SAMPLE if it trains one model at a time
+    prepare: Callable | None  # None for this project, whose search trains the whole grid
+    stacked: bool  # or one model at a time
 
 
-# This project is first and the fastest peer last.
 CONTENDERS = [
-    Contender("this project", this_project, GRID),
-    Contender("NumPy, naive, float64", partial(peer, numpy_naive), SAMPLE),
-    Contender("scikit-learn, MLPClassifier", partial(peer, scikit_learn), SAMPLE),
-    Contender("PyTorch, DataLoader", partial(peer, torch_one, loader=True), SAMPLE),
-    Contender("PyTorch, hand-made batches", partial(peer, torch_one, loader=False), SAMPLE),
-    Contender("PyTorch, stacked by hand", partial(peer, torch_stacked), GRID),
-    Contender("JAX, jit and scan", partial(peer, jax_stacked), SAMPLE),
-    Contender("JAX, stacked", partial(peer, jax_stacked), GRID),
+    Contender("this project", None, stacked=True),
+    Contender("NumPy, naive, float64", numpy_naive, stacked=False),
+    Contender("scikit-learn, MLPClassifier", scikit_learn, stacked=False),
+    Contender("PyTorch, DataLoader", torch_loader, stacked=False),
+    Contender("PyTorch, stacked", torch_stacked, stacked=True),
+    Contender("JAX, stacked", jax_stacked, stacked=True),
 ]
 
 
 # --- Timing ---------------------------------------------------------------------------------------
+# Each contender has a process, which calls `prepare` once, and `run` in every round.
 
 
-def start(contender: Contender, data: Data, cores: set[int]):
-    """Start a process on these cores that trains each grid sent through the returned pipe."""
+def prepare(contender: Contender) -> None:
+    """Define train_grid(), which returns the metrics: (2, batch sizes, models)."""
+    global train_grid
+    data = Data()
+    if contender.prepare is None:
 
-    def serve():
-        os.sched_setaffinity(0, cores)
+        def train_grid():
+            curves, _, _ = search(data.X, data.y, data.train, data.validation, GRID, SEED)
+            return np.reshape(curves, (2, len(GRID.batch_sizes), len(MODELS)))
+    else:
         train = contender.prepare(data)
-        with threadpool_limits(len(cores)):
-            while True:
-                end.send(train(end.recv()))
+        learning_rates, alphas = (MODELS if contender.stacked else ONE_MODEL).T
+        threads = ThreadPoolExecutor(os.cpu_count() if contender.stacked else 1)
+        all_batches = [data.minibatches(batch_size) for batch_size in GRID.batch_sizes]
 
-    fork = multiprocessing.get_context("fork")  # which shares the data
-    pipe, end = fork.Pipe()
-    fork.Process(target=serve, daemon=True).start()
-    end.close()
-    return pipe
+        def train_one_size(batches):
+            return np.reshape(train(batches, learning_rates, alphas), (2, -1))
 
-
-def run(pipes: list, grid: Grid) -> tuple[float, np.ndarray]:
-    """Train the grid in every process: seconds per epoch and process, and the first's metrics."""
-    begin = time.perf_counter()
-    for pipe in pipes:
-        pipe.send(grid)
-    metrics = [pipe.recv() for pipe in pipes]
-    seconds = time.perf_counter() - begin
-    return seconds / EPOCHS / len(pipes), metrics[0]
+        def train_grid():
+            return np.stack(list(threads.map(train_one_size, all_batches)), axis=1)
 
 
-def assert_same(metrics: np.ndarray, expected: np.ndarray, name: str) -> None:
-    """Exit unless a contender reached this project's metrics, of the models that it trained."""
-    expected = expected[:, :, -metrics.shape[2] :]  # the model of SAMPLE is the last of GRID
+def run() -> tuple[float, np.ndarray]:
+    """Train the models: the seconds, scaled up to the whole grid, and the metrics."""
+    start = time.perf_counter()
+    metrics = train_grid()
+    seconds = time.perf_counter() - start
+    return seconds * len(MODELS) / metrics.shape[-1], metrics
+
+
+def assert_same(name: str, metrics: np.ndarray, expected: np.ndarray) -> None:
+    """Exit unless a contender reached the metrics of softmax_sgd.py."""
+    expected = expected[..., -metrics.shape[-1] :]  # ONE_MODEL is the last of MODELS
     if not np.allclose(metrics, expected, rtol=0, atol=TOLERANCE):
-        sys.exit(f"{name} reaches\n{metrics}\nwhere this project reaches\n{expected}")
-
-
-def compare(title: str, contenders: list[Contender], data, shares: list[set[int]], rounds: int):
-    """Time each contender, with a process for each of `shares`, which are sets of cores.
-
-    Returns a row for each contender: its name, its seconds per epoch of the whole grid, and how
-    many times slower than this project it is.
-    """
-    processes = [[start(contender, data, cores) for cores in shares] for contender in contenders]
-    seconds = np.empty((rounds + 1, len(contenders)))
-    for turn in range(rounds + 1):  # round 0 warms up, and does not count
-        print(f"{title}: round {turn} of {rounds}", file=sys.stderr, flush=True)
-        for i, (contender, pipes) in enumerate(zip(contenders, processes)):
-            seconds[turn, i], metrics = run(pipes, contender.grid)
-            if i == 0:
-                expected = metrics
-            assert_same(metrics, expected, contender.name)
-            seconds[turn, i] *= expected.size / metrics.size  # from SAMPLE to the whole grid
-    rows = []
-    for contender, times in zip(contenders, seconds[1:].T):
-        slower = median(times / seconds[1:, 0])
-        row = {"seconds_per_epoch": median(times), "times_slower": slower}
-        rows.append({"name": contender.name, **row})
-    return rows
-
-
-def print_table(title: str, rows: list[dict]) -> None:
-    print(f"\n{title:27}  s per epoch  relative")
-    for row in rows:
-        print(f"{row['name']:27}  {row['seconds_per_epoch']:11.3f}  {row['times_slower']:8.2f}")
-
-
-def peak_memory() -> float:
-    """The megabytes of the command line's process, in a run of one epoch."""
-    command = [sys.executable, "softmax_sgd.py", "--epochs", "1"]
-    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
+        sys.exit(f"{name} reaches\n{metrics}\nwhere softmax_sgd.py reaches\n{expected}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON")
     options = parser.parse_args()
-    # The peak of a child counts the memory that it shares with its parent, which so far is little.
-    memory = peak_memory()
-    data, cores = Data(), os.sched_getaffinity(0)
-    together = compare("One process", CONTENDERS, data, [cores], options.rounds)
-    print_table("One process", together)
-    fastest, each = [CONTENDERS[0], CONTENDERS[-1]], [{core} for core in cores]
-    apart = compare("One process per core", fastest, data, each, options.rounds)
-    print_table("One process per core", apart)
-    print(f"\nEach epoch trains and validates the whole grid. Peak memory: {memory:.0f} MB")
+
+    for library in ("OPENBLAS", "MKL", "OMP"):  # NumPy and PyTorch read these when they start
+        os.environ[f"{library}_NUM_THREADS"] = "1"
+    spawn = multiprocessing.get_context("spawn")  # a fresh Python
+    processes = [ProcessPoolExecutor(1, spawn, prepare, (each,)) for each in CONTENDERS]
+    seconds = np.empty((options.rounds + 1, len(CONTENDERS)))
+    for turn in range(options.rounds + 1):
+        print(f"round {turn} of {options.rounds}", file=sys.stderr, flush=True)
+        for i, (contender, process) in enumerate(zip(CONTENDERS, processes)):
+            seconds[turn, i], metrics = process.submit(run).result()
+            if i == 0:
+                expected = metrics
+            assert_same(contender.name, metrics, expected)
+    seconds = seconds[1:]  # without the warm-up
+
+    rows = []
+    print(f"{'':27}  seconds  relative time")
+    for contender, times in zip(CONTENDERS, seconds.T):
+        row = {"seconds": median(times), "relative": median(times / seconds[:, 0])}
+        print(f"{contender.name:27}  {row['seconds']:7.2f}  {row['relative']:13.1f}")
+        rows.append({"name": contender.name, **row})
     results = {
-        "cores": len(cores),
-        "grid": Grid()._asdict(),
-        "peak_memory_mb": memory,
-        "one_process": together,
-        "process_per_core": apart,
+        "contenders": rows,
+        "rounds": options.rounds,
+        "cores": os.cpu_count(),
+        "versions": {name: version(name) for name in ("numpy", "scikit-learn", "torch", "jax")},
     }
     if options.output:
         options.output.write_text(json.dumps(results, indent=2) + "\n", newline="\n")

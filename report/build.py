@@ -8,7 +8,6 @@ in the document's own font. Every other number in the report is read by report.t
 """
 
 import io
-import json
 import logging
 import re
 import warnings
@@ -19,23 +18,28 @@ import numpy as np
 import typst
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
+from report.shared import RESULTS, ROOT, arrays, read
+
 CM = 1 / 2.54  # in inches
-WIDTH = 14 * CM  # of the text
+WIDTH, FULL_WIDTH = 14 * CM, 18.1 * CM  # of the text; with the margin beside it
 NAMES = "T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot"
 CLASSES = NAMES.split(", ")
 # Two colours that no kind of colour blindness confuses, one dark and one light in black and white.
 BLUE, ORANGE, GREY = "#00508c", "#a85000", "#666666"
+# Of the alphas, from the smallest; in black and white, all differ but for the last two.
+ALPHA_COLOURS = ("black", BLUE, "#3f86c8", ORANGE)
+BATCH_SIZE_MARKS = "osD^"
 SHADES = LinearSegmentedColormap.from_list("shades", ["white", "#c4dbec", "#6fa8d6"])
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#d97b00", "white", "#00355f"])
 CENTRED = {"ha": "center", "va": "center_baseline"}
 STYLE = {
     # Typst has the first font; Matplotlib, which only measures, has the second, of equal widths.
     "font.family": ["New Computer Modern", "cmr10"],
-    "font.size": 8,
-    "axes.titlesize": 8,
+    "font.size": 9,
+    "axes.titlesize": 9,
     "axes.titlelocation": "left",
     "axes.linewidth": 0.5,
     "axes.spines.top": False,
@@ -47,15 +51,6 @@ STYLE = {
     "svg.hashsalt": "report",
     "figure.constrained_layout.use": True,
 }
-
-
-def read(name: str) -> dict:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def arrays(name: str) -> dict[str, np.ndarray]:
-    with np.load(RESULTS / f"{name}.npz") as file:
-        return dict(file)
 
 
 def power(value: float) -> str:
@@ -75,8 +70,8 @@ def svg(figure: Figure) -> str:
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
-    for mark, dy in ((r"\^", -2.7), ("_", 1.5)):
-        script = rf'<tspan style="font-size: 5.5px" dy="{dy}">\1</tspan>'
+    for mark, dy in ((r"\^", -3), ("_", 1.7)):
+        script = rf'<tspan style="font-size: 7px" dy="{dy}">\1</tspan>'
         back = rf'<tspan dy="{-dy}">\2</tspan>'
         text = re.sub(mark + r"\{([^}]*)\}([^<])", script + back, text)  # more text follows
         text = re.sub(mark + r"\{([^}]*)\}", script, text)  # nothing follows
@@ -88,7 +83,7 @@ def bare(axes) -> None:
     axes.tick_params(length=0)
 
 
-def cells(axes, values, texts, bold, high: float, size: float = 7) -> None:
+def cells(axes, values, texts, bold, high: float, size: float = 7.5) -> None:
     """A heat map of `values` from 0 to `high`, the darker the higher, with a text in each cell.
 
     `values`, `texts` and `bold` have the same shape; their first row is the lowest.
@@ -140,56 +135,69 @@ def xor() -> Figure:
 # --- Problem 3 ------------------------------------------------------------------------------------
 
 
-def heat() -> Figure:
-    """Each model's lowest validation cross-entropy: a map for each minibatch size."""
-    grid, values = read("results")["grid"], arrays("curves")["cross_entropy"]
-    lowest, last = values.min(axis=-1), grid["epochs"] - read("choice")["last_epochs"]
-    stars = np.where(values.argmin(axis=-1) >= last, "*", "")
-    texts = np.char.add(np.char.lstrip(np.char.mod("%.4f", lowest), "0"), stars)
-    above, chosen = lowest - lowest.min(), lowest == lowest.min()
-    figure = Figure((WIDTH, 3.9 * CM))
-    figure.get_layout_engine().set(w_pad=0.02, wspace=0)
-    panels = figure.subplots(1, len(lowest), sharey=True)
-    for i, axes in enumerate(panels):
-        cells(axes, above[i], texts[i], chosen[i], 1.2 * above.max(), size=6.3)
-        for j, k in np.argwhere(chosen[i]):
-            axes.fill([k, k + 1, k + 1, k], [j, j, j + 1, j + 1], fc="none", ec=ORANGE, lw=2)
-        axes.set_title(f"minibatches of {grid['batch_sizes'][i]}", loc="center")
-        axes.set_xticks(np.arange(len(grid["alphas"])) + 0.5, map(power, grid["alphas"]))
-        axes.set_yticks(np.arange(len(grid["learning_rates"])) + 0.5, grid["learning_rates"])
-        axes.set_xlabel("regularisation 𝛼")
-    panels[0].set_ylabel("learning rate 𝜀")
-    return figure
+CURVE_RANGE = (0.4, 0.454)  # of the cross-entropies shown
 
 
-def curves() -> Figure:
-    """The chosen model's cross-entropy by epoch among that of all models, and its lowest point."""
-    best, training = read("results")["best"]["epochs"], read("winner")["curves"]["training"]
+def one_curve(axes, marksize: float, legend: str) -> None:
+    """The lowest validation cross-entropy of each model against learning rate / batch size.
+
+    The marks of different alphas are moved apart; a line joins the means for each alpha. `legend`
+    is the title of the legend of the batch sizes.
+    """
+    grid, lowest = read("results")["grid"], arrays("curves")["cross_entropy"].min(axis=-1)
+    batch_sizes, n_alphas = np.array(grid["batch_sizes"]), len(grid["alphas"])
+    ratios = np.array(grid["learning_rates"]) / batch_sizes[:, None]  # as lowest[..., k]
+    different = np.unique(ratios.round(9))
+    apart = 1.07 ** (np.arange(n_alphas) - (n_alphas - 1) / 2)
+    axes.set_xscale("log")
+    for k, colour in zip(range(n_alphas), ALPHA_COLOURS, strict=True):
+        means = [lowest[..., k][np.isclose(ratios, ratio)].mean() for ratio in different]
+        axes.plot(different * apart[k], means, color=colour, linewidth=marksize / 7)
+        for i, mark in zip(range(len(batch_sizes)), BATCH_SIZE_MARKS, strict=True):
+            look = {"color": colour, "mfc": "white", "ms": marksize, "mew": marksize / 4}
+            axes.plot(ratios[i] * apart[k], lowest[i, :, k], mark, **look)
+    handles = [
+        Line2D([], [], color="black", mfc="white", marker=mark, ls="", ms=marksize, label=size)
+        for size, mark in zip(batch_sizes, BATCH_SIZE_MARKS)
+    ]
+    look = {"ncols": len(handles), "columnspacing": 0.8, "handletextpad": 0.3}
+    axes.legend(handles=handles, title=legend, loc=(0.36, 0.8), handlelength=1, frameon=False, **look)
+    i, j, k = np.unravel_index(lowest.argmin(), lowest.shape)
+    ring(axes, ratios[i, j] * apart[k], lowest[i, j, k], 2.5 * marksize)
+    ticks = 1 / np.array([12800, 6400, 3200, 1600, 800, 400, 200])
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([f"1/{1 / tick:.0f}" for tick in ticks])
+    axes.set(xlim=(1 / 17000, 1 / 130), ylim=CURVE_RANGE)
+
+
+def ring(axes, x: float, y: float, size: float) -> None:
+    """Mark the chosen point."""
+    axes.plot(x, y, "o", mfc="none", mec="#b00000", ms=size, mew=size / 9)
+
+
+def search() -> Figure:
+    """The one curve of all models, and beside it the chosen model epoch by epoch."""
+    best, grid = read("results")["best"], read("results")["grid"]
     everything = arrays("curves")["cross_entropy"]
-    lowest, epochs = everything.min(), np.arange(1, everything.shape[-1] + 1)
-    chosen = everything[np.unravel_index(everything.argmin(), everything.shape)[:-1]]
-    figure = Figure((WIDTH, 4.6 * CM))
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    for axes in (left, right):
-        axes.plot(epochs, everything.reshape(-1, len(epochs)).T, color="#c4c4c4", linewidth=0.4)
-        axes.plot(epochs, chosen, color=BLUE)
-        axes.set_xlabel("epoch")
-    left.plot(epochs, training, color="black", linewidth=0.9, dashes=(3, 1.5))
-    left.plot(best, lowest, "o", color=ORANGE, markersize=4)
-    left.set(xlim=(0, len(epochs)), ylim=(min(training) - 0.01, lowest + 0.07))
-    left.set_title("cross-entropy")
-    near = read("choice")["neighbours"]
-    right.plot(near["epochs"], near["cross_entropy"], "o", color=BLUE, markersize=3)
-    right.plot(best, lowest, "o", color=ORANGE, markersize=5)
-    # The values named in the text, each where the blue line is not.
-    for step, align, up in ((-1, "right", -0.003), (0, "center", -0.003), (1, "left", 0.003)):
-        value = near["cross_entropy"][near["epochs"].index(best + step)]
-        place = {"ha": align, "va": "center", "size": 7.5, "color": BLUE if step else ORANGE}
-        label = right.text(best + 1.2 * step, value + up, f"{value:.4f}", **place)
-        label.set_bbox({"facecolor": "white", "linewidth": 0, "pad": 1})
-    right.set(xlim=(near["epochs"][0] - 1, near["epochs"][-1] + 1))
-    right.set(ylim=(lowest - 0.006, max(near["cross_entropy"]) + 0.004), xticks=near["epochs"])
-    right.set_title("validation near the chosen epoch")
+    *model, epoch = np.unravel_index(everything.argmin(), everything.shape)
+    chosen = everything[tuple(model)]
+    figure = Figure((FULL_WIDTH, 6.1 * CM))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    one_curve(left, marksize=3.4, legend="minibatches of")
+    left.set_title("lowest validation cross-entropy of each model")
+    left.set_xlabel("learning rate / minibatch size, 𝜀/𝑛")
+    *others, last = map(power, grid["alphas"])
+    left.text(1 / 1150, 0.4225, f"𝛼 = {last}", color=ALPHA_COLOURS[-1], ha="center", va="bottom")
+    left.text(1 / 10500, 0.405, "𝛼 =", ha="right", va="center")
+    for text, colour, step in zip(others, ALPHA_COLOURS, (1.08, 1.28, 1.95)):
+        left.text(step / 10500, 0.405, text, color=colour, va="center")
+    epochs = np.arange(1, len(chosen) + 1)
+    right.plot(epochs, chosen, ".-", color=BLUE, linewidth=0.8, markersize=3)
+    ring(right, best["epochs"], chosen[epoch], 8.5)
+    right.set_title("validation cross-entropy of the chosen model")
+    right.set(xlabel="epoch", xlim=(0, len(chosen) + 1))
+    right.tick_params(labelleft=False)
     return figure
 
 
@@ -198,11 +206,11 @@ def confusion() -> Figure:
     counts = np.array(read("winner")["confusion"])
     right = np.eye(len(counts), dtype=bool)
     mistakes = np.where(right, 0, counts)
-    figure = Figure((9 * CM, 5.4 * CM))
+    figure = Figure((9 * CM, 5.2 * CM))
     axes = figure.subplots()
     cells(axes, mistakes, np.where(counts, counts, ""), right, 1.1 * mistakes.max())
     for true, accuracy in enumerate(counts.diagonal() / counts.sum(axis=1)):
-        axes.text(10.9, true + 0.5, f"{accuracy:.1%}", size=7, **CENTRED)
+        axes.text(10.9, true + 0.5, f"{accuracy:.1%}", size=7.5, **CENTRED)
     slanted = {"rotation": 55, "rotation_mode": "anchor", "ha": "left", "va": "baseline"}
     axes.xaxis.tick_top()
     axes.set_xticks([*np.arange(10) + 0.6, 11], [*CLASSES, "correct"], **slanted)
@@ -216,21 +224,26 @@ def confusion() -> Figure:
 
 def weights() -> Figure:
     """The ten columns of W as images: blue raises the score of the class, orange lowers it."""
-    W, figure = arrays("model")["W"], Figure((4.8 * CM, 5.4 * CM), layout="none")
+    W, figure = arrays("model")["W"], Figure((8.9 * CM, 5.2 * CM), layout="none")
     bound = np.quantile(np.abs(W), 0.995)
     for k, name in enumerate(CLASSES):
-        row, column = divmod(k, 3)
-        axes = figure.add_axes((column / 3, 0.76 - row / 4, 0.32, 0.185))
-        image(axes, W[:, k], SIGNED, -bound, bound)
-        axes.set_title(name, loc="center", size=7, pad=1.5)
+        row, column = divmod(k, 5)
+        axes = figure.add_axes((0.01 + 0.2 * column, 0.6 - 0.4 * row, 0.18, 0.308))
+        shown = image(axes, W[:, k], SIGNED, -bound, bound)
+        axes.set_title(name, loc="center", size=7.5, pad=2)
+    bar = figure.add_axes((0.2, 0.12, 0.6, 0.03))
+    figure.colorbar(shown, cax=bar, orientation="horizontal", ticks=[-0.5, 0, 0.5])
+    bar.set_xticklabels(["−0.5", "0", "+0.5"], size=7.5)
+    bar.tick_params(width=0.5, length=2)
     return figure
 
 
-def image(axes, pixels, shades, low: float, high: float) -> None:
+def image(axes, pixels, shades, low: float, high: float):
     squares = np.kron(pixels.reshape(28, 28), np.ones((4, 4)))  # sharp wherever they are shown
-    axes.imshow(squares, shades, vmin=low, vmax=high, interpolation="none")
+    shown = axes.imshow(squares, shades, vmin=low, vmax=high, interpolation="none")
     axes.set(xticks=[], yticks=[])
     bare(axes)
+    return shown
 
 
 # --- Problem 4 ------------------------------------------------------------------------------------
@@ -242,7 +255,7 @@ LOOKS = {"opposite": ("(i)", BLUE), "apart": ("(ii)", ORANGE)}  # the answers to
 def plane() -> Figure:
     """The examples (i) and (ii), the segment between them, its point h, and the path of w."""
     pairs, paths = read("logistic")["pairs"], arrays("logistic")
-    figure = Figure((7 * CM, 3.4 * CM), layout="none")
+    figure = Figure((7 * CM, 3.3 * CM), layout="none")
     for i, (name, (title, colour)) in enumerate(LOOKS.items()):
         examples, h = np.array(pairs[name]["examples"]), np.array(pairs[name]["h"])
         path = np.vstack([pairs[name]["start"], paths[name][:, :2]])
@@ -281,7 +294,7 @@ def logistic() -> Figure:
     point.
     """
     facts, paths = read("logistic"), arrays("logistic")
-    t, figure = paths["t"], Figure((WIDTH, 3.4 * CM))
+    t, figure = paths["t"], Figure((WIDTH, 3.1 * CM))
     panels = figure.subplots(1, 3)
     for name, (text, colour) in LOOKS.items():
         w, b, loss = paths[name][:, :2], paths[name][:, 2], paths[name][:, 3]
@@ -300,8 +313,8 @@ def logistic() -> Figure:
     for axes, title in zip(panels, ("(a) loss 𝑓_{𝑡}", "(b) 𝑏_{𝑡}", "(c) length of 𝑤_{𝑡}")):
         axes.set(xscale="log", xlabel="step 𝑡", xlim=(1, t[-1]), ylim=(0, None), title=title)
         axes.set_xticks([1, 1e2, 1e4, 1e6], map(power, (1, 1e2, 1e4, 1e6)))
-    panels[0].set(yscale="log", ylim=(1e-7, 2))
-    panels[0].set_yticks([1, 1e-2, 1e-4, 1e-6], map(power, (1, 1e-2, 1e-4, 1e-6)))
+    panels[0].set(yscale="log", ylim=(1e-8, 2))
+    panels[0].set_yticks([1, 1e-3, 1e-6], map(power, (1, 1e-3, 1e-6)))
     for axes in panels:
         axes.minorticks_off()
     return figure
@@ -313,6 +326,7 @@ CARD = {
     "font.family": "DejaVu Sans",  # comes with Matplotlib
     "font.size": 17,
     "axes.titlesize": 19,
+    "legend.fontsize": 14,
     "axes.linewidth": 1,
     "lines.linewidth": 2.5,
     "xtick.major.width": 1,
@@ -322,48 +336,33 @@ CARD = {
 
 
 def card() -> Figure:
-    """The learning curve, and the weights and a test image of each class, all on white."""
-    best, winner, W = read("results")["best"]["epochs"], read("winner"), arrays("model")["W"]
-    figure = Figure((10, 8.1), layout="none", facecolor="white")
-    axes = figure.add_axes((0.08, 0.68, 0.745, 0.25))
-    epochs = np.arange(1, len(winner["curves"]["training"]) + 1)
-    for part, colour in (("validation", BLUE), ("training", GREY)):
-        values = winner["curves"][part]
-        axes.plot(epochs, values, color=colour)
-        axes.text(epochs[-1] + 1, values[-1], part, color=colour, va="center")
-    lowest = winner["curves"]["validation"][best - 1]
-    axes.plot(best, lowest, "o", color=ORANGE, markersize=9)
-    axes.annotate(
-        f"chosen: epoch {best}",
-        (best, lowest),
-        (best, lowest + 0.065),
-        color=ORANGE,
-        ha="center",
-        arrowprops={"arrowstyle": "-", "color": ORANGE, "shrinkB": 8},
-    )
-    axes.set(xlim=(1, epochs[-1]), xlabel="epoch", title="Cross-entropy of the chosen model")
-    figure.text(0.02, 0.525, "Weights of each class (ink on blue speaks for it, on orange", size=19)
-    figure.text(0.02, 0.49, "against it), and a test image of it with the prediction", size=19)
-    examples, images = winner["examples"], arrays("winner")["examples"]
+    """The one curve of the search, and the weights of each class, all on white."""
+    W, alphas = arrays("model")["W"], read("results")["grid"]["alphas"]
+    figure = Figure((10, 4.5), layout="none", facecolor="white")
+    axes = figure.add_axes((0.07, 0.16, 0.44, 0.68))
+    one_curve(axes, marksize=5.5, legend="batch size")
+    axes.set_xticks([1 / 6400, 1 / 1600, 1 / 400], ["1/6400", "1/1600", "1/400"])
+    axes.set_xlabel("learning rate / batch size")
+    axes.set_yticks([0.40, 0.42, 0.44])
+    figure.text(0.01, 0.91, "Lowest validation cross-entropy", size=17)
+    axes.text(1 / 1100, 0.4235, f"α = {alphas[-1]}", color=ALPHA_COLOURS[-1], ha="center")
+    axes.text(1 / 15500, 0.403, f"α ≤ {alphas[-2]}", color="black")
+    figure.text(0.55, 0.91, "Weights of each class", size=17)
     bound = np.quantile(np.abs(W), 0.995)
     for k, name in enumerate(CLASSES):
-        row, column = divmod(k, 5)
-        left, low = 0.02 + 0.196 * column, 0.29 - 0.235 * row
-        axes = figure.add_axes((left, low, 0.09, 0.111))
-        image(axes, W[:, k], SIGNED, -bound, bound)
-        axes = figure.add_axes((left + 0.094, low, 0.09, 0.111))
-        image(axes, images[k], "gray_r", 0, 255)
-        figure.text(left + 0.09, low + 0.13, name, ha="center", weight="bold")
-        predicted, probability = examples["predicted"][k], examples["probability"][k]
-        verdict = f"{CLASSES[predicted]} {int(100 * probability)}%"
-        colour = BLUE if predicted == k else ORANGE
-        figure.text(left + 0.09, low - 0.035, verdict, ha="center", color=colour)
+        row, column = divmod(k, 4)
+        left, low = 0.55 + 0.113 * column, 0.655 - 0.29 * row
+        image(figure.add_axes((left, low, 0.0945, 0.21)), W[:, k], SIGNED, -bound, bound)
+        figure.text(left + 0.047, low - 0.05, name, ha="center", size=12.5)
+    figure.text(0.785, 0.21, "ink on blue speaks", size=13, color=BLUE)
+    figure.text(0.785, 0.155, "for the class,", size=13, color=BLUE)
+    figure.text(0.785, 0.1, "ink on orange against", size=13, color=ORANGE)
     return figure
 
 
 # --- The document ---------------------------------------------------------------------------------
 
-FIGURES = (xor, heat, curves, confusion, weights, plane, logistic)
+FIGURES = (xor, search, confusion, weights, plane, logistic)
 
 
 def document() -> dict:
@@ -374,8 +373,8 @@ def document() -> dict:
         warnings.filterwarnings("ignore", message=".*cmr10")
         inputs = {figure.__name__: svg(figure()) for figure in FIGURES}
     inputs["classes"] = NAMES
-    source = HERE / "report.typ"
-    return {"input": source, "root": HERE, "sys_inputs": inputs, "ignore_system_fonts": True}
+    source = ROOT / "report" / "report.typ"
+    return {"input": source, "root": ROOT / "report", "sys_inputs": inputs, "ignore_system_fonts": True}
 
 
 def build(folder: Path) -> None:
@@ -389,4 +388,4 @@ def build(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    build(HERE.parent)
+    build(ROOT)

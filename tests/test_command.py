@@ -3,6 +3,7 @@
 `finished_run` is a run on small files with GRID (see conftest.py and helpers.py).
 """
 
+import itertools
 import json
 import os
 import re
@@ -336,6 +337,18 @@ def test_on_a_terminal_progress_is_one_live_line(own_files):
             rf"{epoch} of 2 epochs, \d+ s left; lowest validation cross-entropy so far \d\.\d{{4}}",
             line,
         )
+
+
+def test_the_time_left_falls_to_0(own_files, capsys, monkeypatch):
+    """By a clock that jumps by 20 seconds, so that lines are shown even without a terminal."""
+    ticks = itertools.count(start=100, step=20)
+    monkeypatch.setattr("download_data.last_shown", 0)
+    monkeypatch.setattr("time.monotonic", lambda: next(ticks))
+    main([*map(str, (*ONE_MODEL, "--epochs", 4, "--data-dir", own_files))])
+    lines = re.findall(r"(\d) of 4 epochs, (\d+) s left", capsys.readouterr().err)
+    assert [epoch for epoch, _ in lines] == ["1", "2", "3", "4"]
+    left = [int(seconds) for _, seconds in lines]
+    assert left[0] > left[1] > left[2] > left[3] == 0
 
 
 @posix

@@ -144,9 +144,12 @@ def test_for_a_missing_file_the_downloader_is_named(folder, name):
     assert "download_data.py --data-dir" in refusal(folder, name)
 
 
-def test_a_folder_that_is_no_folder_is_told(folder):
-    with pytest.raises(DataError, match=r"cannot be read|no such file"):
-        load(folder / TRAIN_IMAGES)
+def test_what_is_there_but_cannot_be_read_is_not_called_missing(folder):
+    (folder / TEST_LABELS).unlink()
+    (folder / TEST_LABELS).mkdir()
+    line = refusal(folder, TEST_LABELS)
+    assert "cannot be read" in line
+    assert "no such file" not in line
 
 
 class Hostile:
