@@ -161,7 +161,9 @@ def one_curve(axes, marksize: float, legend: str) -> None:
         for size, mark in zip(batch_sizes, BATCH_SIZE_MARKS)
     ]
     look = {"ncols": len(handles), "columnspacing": 0.8, "handletextpad": 0.3}
-    axes.legend(handles=handles, title=legend, loc=(0.36, 0.8), handlelength=1, frameon=False, **look)
+    axes.legend(
+        handles=handles, title=legend, loc=(0.36, 0.8), handlelength=1, frameon=False, **look
+    )
     i, j, k = np.unravel_index(lowest.argmin(), lowest.shape)
     ring(axes, ratios[i, j] * apart[k], lowest[i, j, k], 2.5 * marksize)
     ticks = 1 / np.array([12800, 6400, 3200, 1600, 800, 400, 200])
@@ -374,7 +376,12 @@ def document() -> dict:
         inputs = {figure.__name__: svg(figure()) for figure in FIGURES}
     inputs["classes"] = NAMES
     source = ROOT / "report" / "report.typ"
-    return {"input": source, "root": ROOT / "report", "sys_inputs": inputs, "ignore_system_fonts": True}
+    return {
+        "input": source,
+        "root": ROOT / "report",
+        "sys_inputs": inputs,
+        "ignore_system_fonts": True,
+    }
 
 
 def build(folder: Path) -> None:

@@ -97,9 +97,9 @@ def test_values_are_sorted_and_repeated_ones_are_tried_once(run_here):
         (("--output", str(ROOT / "README.md")), "--output: "),
     ],
 )
-def test_a_wrong_option_is_named_at_once_with_what_is_expected(options, says, capsys):
+def test_a_wrong_option_is_named_at_once_with_what_is_expected(options, says, own_files, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(options)
+        main([*map(str, ONE_MODEL), "--data-dir", str(own_files), *options])
     assert stop.value.code == 2
     assert says in capsys.readouterr().err.splitlines()[-1]
 
