@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,8 +138,8 @@ def fetch(files: list[File], data_dir: Path, folder: Path, mirror: str | None) -
 
 def first_cause(error: BaseException) -> str:
     """The message of the root cause: "Name or service not known", not "Max retries exceeded"."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
+    while cause := error.__cause__ or (not error.__suppress_context__ and error.__context__):
+        error = cause
     text = str(error) or type(error).__name__
     return "".join(filter(str.isprintable, text))[:200]  # as parts of it may come from a server
 
@@ -175,22 +176,22 @@ def sources(mirror: str | None) -> list[tuple[str, Callable]]:
     """
     found = []
     if mirror:
-        found.append((mirror, lambda file, path: from_course(file, path, mirror)))
+        found.append((mirror, partial(from_server, mirror)))
     if SYSTEM.is_dir():
         found.append((str(SYSTEM), from_system))
-    found.append(("the course's server", from_course))
+    found.append(("the course's server", partial(from_server, COURSE)))
     found.append(("Zalando's server", from_zalando))
     if shutil.which("apt-get"):  # it may work where the web is out of reach
         found.append(("the system's package mirror", from_package))
     return found
 
 
+def from_server(url: str, file: File, path: Path) -> None:
+    download(f"{url.rstrip('/')}/{file.name}", path, file.size)
+
+
 def from_system(file: File, path: Path) -> None:
     write_npy(file, SYSTEM / file.idx_name, path)
-
-
-def from_course(file: File, path: Path, url: str = COURSE) -> None:
-    download(f"{url.rstrip('/')}/{file.name}", path, file.size)
 
 
 def from_zalando(file: File, path: Path) -> None:

@@ -1,0 +1,719 @@
+"""The downloader: what it never replaces, what it fetches, and how it meets what goes wrong.
+
+In this order: files that are there; each source; faults of servers and of IDX files; no source,
+disks and folders; Ctrl-C, two at once, the terminal; the system's package.
+"""
+
+import contextlib
+import filecmp
+import gzip
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+import server
+from helpers import ROOT, run
+
+import download_data
+from download_data import FILES, SYSTEM
+
+TEST_LABELS, TRAIN_LABELS, TEST_IMAGES, TRAIN_IMAGES = FILES
+LABELS = TEST_LABELS, TRAIN_LABELS  # the two small files
+
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
+needs_permissions = pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() == 0, reason="permissions bind neither root nor Windows"
+)
+
+
+# --- Fixtures and helpers -------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def offline(data_dir, tmp_path, monkeypatch):
+    """Unless a test says otherwise, the labels are wanted, and no source can be reached."""
+    monkeypatch.setattr(download_data, "FILES", LABELS)
+    monkeypatch.setattr(download_data, "SYSTEM", SYSTEM / "not installed")
+    monkeypatch.setenv("PATH", str(tmp_path / "tools"))  # without apt-get
+    monkeypatch.setenv("https_proxy", "no-proxy://")  # so the web cannot be reached
+    monkeypatch.setenv("no_proxy", "127.0.0.1,nowhere.invalid")
+
+
+@pytest.fixture
+def serve():
+    """Start servers, each with a behaviour of server.py."""
+    with contextlib.ExitStack() as stack:
+        yield lambda behaviour: stack.enter_context(server.serving(behaviour))
+
+
+@pytest.fixture
+def download(capfd):
+    """Run the program here: its exit status, and its lines on stderr."""
+
+    def call(folder, mirror=None):
+        arguments = ["--data-dir", str(folder), *(["--mirror", mirror] if mirror else [])]
+        status = 0
+        try:
+            download_data.main(arguments)
+        except SystemExit as ended:
+            status = ended.code
+        stdout, stderr = capfd.readouterr()
+        assert stdout == "", "stdout is not for messages"
+        return status, without_progress(stderr)
+
+    return call
+
+
+def without_progress(stderr):
+    """The lines, without those of progress, which a slow machine prints every ten seconds."""
+    lines = stderr.removesuffix("\n").split("\n")
+    return [line for line in lines if not (line.endswith(" MB") or line.startswith("downloading"))]
+
+
+def put_idx(folder, *files, change=lambda body: body):
+    """Put Zalando's files into the folder, right or changed."""
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file.idx_name).write_bytes(change(server.content(file.idx_name)))
+    return folder
+
+
+def names(files):
+    return {file.name for file in files}
+
+
+def found(folder):
+    """The names of all that is in the folder; what is not one of the right files is marked."""
+
+    def marked(path):
+        original = ROOT / "data" / path.name
+        right = original.exists() and filecmp.cmp(path, original, shallow=False)
+        return path.name if right else f"wrong: {path.name}"
+
+    return {marked(path) for path in folder.iterdir()}
+
+
+def verified(file, folder, source):
+    return f"{folder / file.name}: {file.size / 1e6:.2f} MB from {source}, verified"
+
+
+def assert_success(folder, source, status, lines):
+    """Hold that all files that are wanted came from this source, and that the lines say so."""
+    files = download_data.FILES
+    expected = [verified(file, folder, source) for file in files]
+    assert lines == [*expected, f"{folder}: all four files are present and verified"]
+    assert status == 0
+    assert found(folder) == names(files)
+
+
+def traces(folder):
+    """What a write would change."""
+    stats = {path.name: path.lstat() for path in (folder, *folder.iterdir())}
+    return {name: (s.st_ino, s.st_size, s.st_mtime_ns) for name, s in stats.items()}
+
+
+# --- Files that are there -------------------------------------------------------------------------
+
+
+def test_right_files_need_no_network_and_nothing_is_written(data_dir, tmp_path):
+    (tmp_path / "requests.py").write_text("raise ImportError('requests is not needed for this')")
+    before = traces(data_dir)
+    done = run("download_data.py", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert done.stderr == f"{data_dir}: all four files are present and verified\n"
+    assert done.stdout == ""
+    assert done.returncode == 0
+    assert traces(data_dir) == before, "something was written"
+
+
+@needs_posix
+def test_a_link_to_a_right_file_is_right(data_dir, tmp_path, download):
+    for file in LABELS:
+        (tmp_path / file.name).symlink_to(data_dir / file.name)
+    before = traces(tmp_path)
+    status, lines = download(tmp_path)
+    assert status == 0, lines
+    assert traces(tmp_path) == before, "something was written"
+
+
+# What is in the place of a file.
+WRONG = [
+    pytest.param(lambda path: path.write_bytes(b""), id="empty"),
+    pytest.param(lambda path: path.write_bytes(server.content(path.name)[:-1]), id="cut"),
+    pytest.param(lambda path: path.write_bytes(server.content(path.name) + b"\0"), id="padded"),
+    pytest.param(lambda path: path.write_text("<!DOCTYPE html><html></html>"), id="HTML"),
+    pytest.param(lambda path: np.save(path, np.ones((5, 4))), id="an own array"),
+    pytest.param(lambda path: path.mkdir(), id="a folder"),
+    pytest.param(lambda path: path.symlink_to("nothing"), id="a dangling link", marks=needs_posix),
+    pytest.param(lambda path: path.touch(mode=0), id="unreadable", marks=needs_permissions),
+]
+
+
+@pytest.fixture
+def assert_refused(tmp_path, monkeypatch, download, serve):
+    """Hold that just these files are named, and that nothing is fetched or changed."""
+
+    def hold(files):
+        monkeypatch.setattr(download_data, "FILES", FILES)
+        before, source = traces(tmp_path), serve(server.good)
+        status, lines = download(tmp_path, source.url)
+        named = re.findall(r"(\S+\.npy) (?:has \d+ bytes|cannot be read)", lines[0])
+        unnoticed = [file.name for file in files if file.name not in named]
+        assert not unnoticed, f"wrong, but not named: {unnoticed}\nsaid instead: {lines}"
+        assert len(named) == len(files), f"right or missing, but named as wrong: {lines}"
+        assert traces(tmp_path) == before, "something was written or replaced"
+        assert source.asked() == [], "something was fetched, though a file that is there is wrong"
+        assert status == 1, f"exit status {status}"
+        assert len(lines) == 1
+        assert str(tmp_path) in lines[0]
+        assert "softmax_sgd.py --data-dir DIR" in lines[0]
+
+    return hold
+
+
+@pytest.mark.parametrize("make", WRONG)
+def test_wrong_files_are_all_named_and_never_replaced(tmp_path, assert_refused, make):
+    for file in FILES:
+        make(tmp_path / file.name)
+    assert_refused(FILES)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_one_wrong_bit_in_one_file_is_noticed(data_dir, tmp_path, assert_refused, file):
+    """Of the others, the labels are right and the images are missing."""
+    for right in LABELS:
+        shutil.copy(data_dir / right.name, tmp_path)
+    (tmp_path / file.name).write_bytes(server.flip_a_bit(server.content(file.name)))
+    assert_refused([file])
+
+
+# --- Each source ----------------------------------------------------------------------------------
+
+
+def test_the_urls_of_the_course_and_of_zalando():
+    assert download_data.COURSE == "https://s3.amazonaws.com/jrwprojects/"
+    assert download_data.ZALANDO == "https://fashion-mnist.s3.eu-central-1.amazonaws.com/"
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_mirror_is_asked_for_the_files_of_the_course(tmp_path, download, serve, slash):
+    source = serve(server.good)
+    mirror = f"{source.url}some/folder{slash}"
+    status, lines = download(tmp_path, mirror)
+    assert source.asked() == [f"/some/folder/{file.name}" for file in LABELS], lines
+    # Many servers compress if they may. Then the bytes, and so the SHA-256, would be others.
+    assert "accept-encoding: identity\r\n" in source.requests[0].lower()
+    assert_success(tmp_path, mirror, status, lines)
+
+
+@pytest.mark.slow
+def test_zalandos_files_become_those_of_the_course(tmp_path, monkeypatch, download, serve):
+    """All four of them, to the byte."""
+    source = serve(server.good)
+    monkeypatch.setattr(download_data, "FILES", FILES)
+    monkeypatch.setattr(download_data, "ZALANDO", source.url)
+    status, (_, *lines) = download(tmp_path)  # the first line is on the course's server
+    assert source.asked() == [
+        "/t10k-labels-idx1-ubyte.gz",
+        "/train-labels-idx1-ubyte.gz",
+        "/t10k-images-idx3-ubyte.gz",
+        "/train-images-idx3-ubyte.gz",
+    ], lines
+    assert_success(tmp_path, "Zalando's server", status, lines)
+
+
+def test_a_system_copy_needs_no_network(tmp_path, monkeypatch, download):
+    system = put_idx(tmp_path / "system", *LABELS)
+    monkeypatch.setattr(download_data, "SYSTEM", system)
+    status, lines = download(tmp_path / "data")
+    assert_success(tmp_path / "data", system, status, lines)
+
+
+def test_no_source_is_trusted(tmp_path, monkeypatch, download, serve, package):
+    """In this order, each offers a file of the right size with one wrong bit."""
+    mirror, course, zalando = (serve(server.one_bit_flipped).url for _ in range(3))
+    system = put_idx(tmp_path / "system", TEST_LABELS, change=server.flip_a_bit)
+    monkeypatch.setattr(download_data, "FILES", [TEST_LABELS])
+    monkeypatch.setattr(download_data, "SYSTEM", system)
+    monkeypatch.setattr(download_data, "ZALANDO", zalando)
+    monkeypatch.setattr(download_data, "COURSE", course)
+    package(TEST_LABELS, change=server.flip_a_bit)
+    status, lines = download(tmp_path / "data", mirror)
+    servers = "the course's server", "Zalando's server", "the system's package mirror"
+    for source, line in zip((mirror, system, *servers), lines[:5], strict=True):
+        assert line.startswith(f"{source}: {TEST_LABELS.name}: wrong content: "), line
+    assert status == 1, lines
+    assert found(tmp_path / "data") == set()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_one_wrong_bit_that_comes_is_noticed(tmp_path, monkeypatch, download, serve, file):
+    mirror = serve(server.one_bit_flipped).url
+    course = serve(server.good)
+    monkeypatch.setattr(download_data, "FILES", [file])
+    monkeypatch.setattr(download_data, "COURSE", course.url)
+    status, (line, *lines) = download(tmp_path, mirror)
+    assert line.startswith(f"{mirror}: {file.name}: wrong content: "), line
+    assert course.asked() == [f"/{file.name}"]
+    assert_success(tmp_path, "the course's server", status, lines)
+
+
+# --- Faults of servers and of IDX files -----------------------------------------------------------
+
+
+@pytest.fixture
+def assert_next_source_delivers(tmp_path, monkeypatch, download, serve):
+    """Hold that a mirror fails with one line and this reason, and the next source has the files.
+
+    The reason is a regular expression: systems and versions of urllib3 say it differently.
+    """
+
+    def hold(mirror, reason, files=(TEST_LABELS,)):
+        monkeypatch.setattr(download_data, "FILES", files)
+        monkeypatch.setattr(download_data, "COURSE", serve(server.good).url)
+        status, (line, *lines) = download(tmp_path, mirror)
+        source, _, reported = line.partition(f": {TEST_LABELS.name}: ")
+        assert source == mirror
+        assert re.search(reason, reported), f"reported: {reported}; expected: {reason}"
+        assert line.isprintable(), f"control characters: {line!r}"
+        assert "Max retries" not in line, f"not the root cause: {line}"
+        assert_success(tmp_path, "the course's server", status, lines)
+
+    return hold
+
+
+FAULTS = {
+    server.cut_short: "IncompleteRead|wrong content: .* has 40127 bytes",
+    server.cut_short_without_length: "wrong content: .* has 40127 bytes",
+    server.too_long: "more than 40128 bytes",
+    server.compressed: r"wrong content: .* has \d+ bytes",
+    server.html_page: "wrong content: .* has 56 bytes",
+    server.forbidden: "403 Client Error: Forbidden",
+    server.not_found: "404 Client Error: Not Found",
+    server.unavailable: "503 Server Error: Service Unavailable",
+    server.redirect_for_ever: "Exceeded 30 redirects",
+    server.control_characters: "404 Client Error",
+    server.no_http: "Welcome to this FTP server",
+    server.reset_midway: "reset by peer|forcibly closed",
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), FAULTS.items(), ids=[fault.__name__ for fault in FAULTS]
+)
+def test_after_a_fault_comes_the_next_source(serve, assert_next_source_delivers, fault, reason):
+    assert_next_source_delivers(serve(fault).url, reason)
+
+
+@pytest.mark.parametrize("stall", [server.stall, server.stall_midway])
+def test_after_a_stall_comes_the_next(monkeypatch, serve, assert_next_source_delivers, stall):
+    def stall_and_give_others_time(client, body):
+        download_data.TIMEOUT = 60
+        stall(client, body)
+
+    monkeypatch.setattr(download_data, "TIMEOUT", 0.3)  # until the stalling server is asked
+    assert_next_source_delivers(serve(stall_and_give_others_time).url, "timed out")
+
+
+def test_a_body_without_end_is_given_up(serve, assert_next_source_delivers):
+    sent, given_up = [], threading.Event()
+
+    def endless(client, body):
+        client.sendall(server.head())
+        try:
+            while len(sent) < 200:
+                client.sendall(bytes(10**6))
+                sent.append("1 MB")
+        finally:
+            given_up.set()
+
+    assert_next_source_delivers(serve(endless).url, "more than 40128 bytes")
+    assert given_up.wait(30), "the connection stays open"
+    assert len(sent) < 100, f"{len(sent)} MB were sent for a file of 40 kB"
+
+
+UNREACHABLE = {
+    "http://127.0.0.1:1": "refused",
+    "http://nowhere.invalid": "[Nn]ame|getaddrinfo",
+    "https://127.0.0.1:{port}": "SSL",  # where a server without TLS listens
+    "classroom": "Invalid URL",
+}
+
+
+@pytest.mark.parametrize(("url", "reason"), UNREACHABLE.items())
+def test_a_mirror_out_of_reach_is_tried_once(serve, assert_next_source_delivers, url, reason):
+    """Although two files are wanted."""
+    port = serve(server.good).server_address[1]
+    assert_next_source_delivers(url.format(port=port), reason, files=LABELS)
+
+
+IDX_FAULTS = {
+    "damaged": (lambda body: body[:-8] + bytes(8), "CRC check failed"),
+    "cut short": (lambda body: body[:-1000], "Compressed file ended"),
+    "not compressed": (gzip.decompress, "Not a gzipped file"),
+    "one value less": (
+        lambda body: gzip.compress(gzip.decompress(body)[:-1]),
+        "cannot reshape array of size 9999",
+    ),
+    "one value more": (
+        lambda body: gzip.compress(gzip.decompress(body) + b"0"),
+        "cannot reshape array of size 10001",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), IDX_FAULTS.values(), ids=IDX_FAULTS.keys())
+def test_after_a_wrong_idx_file_comes_the_next_source(
+    tmp_path, monkeypatch, download, serve, change, reason
+):
+    system = put_idx(tmp_path / "system", TEST_LABELS, change=change)
+    monkeypatch.setattr(download_data, "SYSTEM", system)
+    monkeypatch.setattr(download_data, "FILES", [TEST_LABELS])
+    monkeypatch.setattr(download_data, "COURSE", serve(server.good).url)
+    status, (line, *lines) = download(tmp_path / "data")
+    assert line.startswith(f"{system}: {TEST_LABELS.name}: {reason}"), line
+    assert_success(tmp_path / "data", "the course's server", status, lines)
+
+
+def test_a_gzip_bomb_is_not_expanded(tmp_path, monkeypatch, download):
+    """Of 200 MB of zeros in 200 kB, no more is read than the file may have."""
+    zeros = 20 * gzip.compress(bytes(10**7))
+    system = put_idx(tmp_path / "system", TEST_LABELS, change=lambda body: body + zeros)
+    monkeypatch.setattr(download_data, "SYSTEM", system)
+    tracemalloc.start()
+    try:
+        download(tmp_path / "data")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20e6, f"{peak / 1e6:.0f} MB of memory for a file of 40 kB"
+    assert found(tmp_path / "data") == set()
+
+
+# --- No source, disks and folders -----------------------------------------------------------------
+
+
+def test_what_no_source_has_is_missing_and_the_rest_is_kept(tmp_path, download, serve):
+    def lacks_the_first(client, body):
+        (server.not_found if len(body) == TEST_LABELS.size else server.good)(client, body)
+
+    mirror = serve(lacks_the_first).url
+    status, lines = download(tmp_path, mirror)
+    assert lines[0].startswith(f"{mirror}: {TEST_LABELS.name}: "), lines[0]
+    assert lines[1] == verified(TRAIN_LABELS, tmp_path, mirror), "the source is asked for the rest"
+    assert lines[2].startswith(f"the course's server: {TEST_LABELS.name}: "), lines[2]
+    assert lines[3].startswith(f"Zalando's server: {TEST_LABELS.name}: "), lines[3]
+    # There is no system copy and no apt-get, so nothing is said of them.
+    assert lines[4].startswith("download_data.py: some files could not be fetched"), lines[4]
+    assert "the package dataset-fashion-mnist" in lines[4]
+    assert str(tmp_path) in lines[4]
+    url = f"https://s3.amazonaws.com/jrwprojects/{TEST_LABELS.name}"
+    assert lines[5:] == [f"  {url}  40128 bytes, SHA-256 {TEST_LABELS.sha256}"]
+    assert status == 1, lines
+    assert found(tmp_path) == {TRAIN_LABELS.name}
+
+    source = serve(server.good)
+    assert download(tmp_path, source.url)[0] == 0
+    assert source.asked() == [f"/{TEST_LABELS.name}"], "what is right is not fetched again"
+    assert found(tmp_path) == names(LABELS)
+
+
+@pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path, download, serve, right):
+    path = tmp_path / TEST_LABELS.name
+    before = []
+
+    def let_it_appear(client, body):
+        if not before:
+            path.write_bytes(body if right else b"of the user")
+            before.append(path.stat())
+        server.good(client, body)
+
+    status, lines = download(tmp_path, serve(let_it_appear).url)
+    assert os.path.samestat(path.stat(), before[0]), "it was replaced"
+    assert found(tmp_path) == (names(LABELS) if right else {f"wrong: {path.name}"})
+    assert status == (0 if right else 1), lines
+    assert right or path.name in lines[-1]
+
+
+def a_file(parent):
+    parent.touch()
+
+
+def read_only(parent):
+    parent.mkdir(0o555)
+
+
+@pytest.mark.parametrize("make", [a_file, pytest.param(read_only, marks=needs_permissions)])
+def test_a_folder_that_cannot_be_written(tmp_path, download, serve, make):
+    make(tmp_path / "parent")
+    source = serve(server.good)
+    status, lines = download(tmp_path / "parent" / "data", source.url)
+    assert f"cannot be stored in {tmp_path / 'parent' / 'data'}: " in lines[0]
+    assert "download_data.py --data-dir DIR" in lines[0]
+    assert len(lines) == 1
+    assert status == 1, lines
+    assert source.asked() == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk with room for both files of labels and not much more."""
+    mount, umount = (shutil.which(name, path=os.defpath) for name in ("mount", "umount"))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = [mount, "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk]
+    if not mount or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted; that needs Linux and root")
+    yield disk
+    subprocess.run([umount, disk], check=True)
+
+
+def test_a_disk_without_room(monkeypatch, download, serve, small_disk):
+    monkeypatch.setattr(download_data, "FILES", FILES)
+    source = serve(server.good)
+    status, lines = download(small_disk, source.url)
+    assert f"cannot be stored in {small_disk}: 220 MB are needed, 0 MB are free" in lines[0]
+    assert len(lines) == 1
+    assert status == 1, lines
+    assert source.asked() == []
+
+
+def test_a_disk_that_fills_during_the_download(download, serve, small_disk):
+    def fill_the_disk(client, body):
+        if len(body) == TRAIN_LABELS.size:
+            (small_disk / "other").write_bytes(bytes(100_000))
+        server.good(client, body)
+
+    mirror = serve(fill_the_disk).url
+    status, lines = download(small_disk, mirror)
+    assert lines[0] == verified(TEST_LABELS, small_disk, mirror)
+    assert lines[1].startswith(f"{mirror}: {TRAIN_LABELS.name}: "), lines[1]
+    assert "No space left on device" in lines[1]
+    assert status == 1, lines
+    assert found(small_disk) == {TEST_LABELS.name, "wrong: other"}
+
+
+def test_a_relative_folder_with_blanks_and_umlauts(tmp_path, monkeypatch, download, serve):
+    monkeypatch.chdir(tmp_path)
+    mirror = serve(server.good).url
+    status, lines = download("Übung 1/große Dateien", mirror)
+    assert_success(tmp_path / "Übung 1" / "große Dateien", mirror, status, lines)
+
+
+# --- Processes: Ctrl-C, two at once, the terminal -------------------------------------------------
+
+# The first line is for a shell that starts pytest in the background, where SIGINT is ignored.
+CHILD = """
+import signal; signal.signal(signal.SIGINT, signal.default_int_handler)
+import download_data
+download_data.SYSTEM /= "not installed"
+download_data.FILES = [f for f in download_data.FILES if f.name in {names}]
+download_data.main()
+"""
+
+
+def start(folder, *options, files=LABELS, **how):
+    """Start the program in a process of its own; it wants these files."""
+    code = CHILD.format(names=names(files))
+    command = [sys.executable, "-c", code, "--data-dir", str(folder), *options]
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | how
+    return subprocess.Popen(command, cwd=ROOT, encoding="utf-8", **how)
+
+
+def press_ctrl_c(process, when):
+    """Press Ctrl-C as soon as `when()`, and hold that the program ends as it should."""
+    while not when() and process.poll() is None:
+        time.sleep(0.01)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)  # to apt-get, too, as a terminal does
+    stdout, stderr = process.communicate()
+    assert stderr.splitlines()[-1] == "interrupted"
+    assert process.returncode == 130
+    assert stdout == ""
+
+
+@needs_posix
+@pytest.mark.parametrize("behaviour", [server.stall, server.stall_midway])
+def test_ctrl_c_during_a_transfer(tmp_path, serve, behaviour):
+    """The first file is verified; of the second comes nothing, or one half."""
+
+    def good_once(client, body):
+        (server.good if len(body) == TEST_LABELS.size else behaviour)(client, body)
+
+    source = serve(good_once)
+    process = start(tmp_path, "--mirror", source.url, start_new_session=True)
+    press_ctrl_c(process, when=lambda: len(source.asked()) == 2)
+    assert found(tmp_path) == {TEST_LABELS.name}
+
+
+@needs_posix
+def test_ctrl_c_during_apt_get(tmp_path, apt_get):
+    started = tmp_path / "started"
+    apt_get(f'touch "{started}"; sleep 60')
+    process = start(tmp_path / "data", start_new_session=True)
+    press_ctrl_c(process, when=started.exists)
+    assert found(tmp_path / "data") == set()
+
+
+def test_two_at_once_both_succeed(tmp_path, serve):
+    both = threading.Barrier(2)
+
+    def when_both_have_asked(client, body):
+        both.wait(60)
+        server.good(client, body)
+
+    mirror = serve(when_both_have_asked).url
+    processes = [start(tmp_path / "data", "--mirror", mirror) for _ in range(2)]
+    for process in processes:
+        _, stderr = process.communicate()
+        assert_success(tmp_path / "data", mirror, process.returncode, without_progress(stderr))
+
+
+def on_screen(text):
+    """The lines that a terminal shows in the end: after "\r", a line is written over."""
+    for line in text.split("\n"):
+        shown = ""
+        for part in line.split("\r"):
+            shown = part + shown[len(part) :]
+        yield shown.rstrip()
+
+
+def test_a_terminal_shows_the_progress_in_one_line(tmp_path, monkeypatch, serve):
+    """It is cut at the width of the terminal, and gone when the next line is printed."""
+    pty = pytest.importorskip("pty", reason="needs POSIX")
+    monkeypatch.setenv("COLUMNS", "45")
+    ours, its = pty.openpty()
+    options = "--mirror", serve(server.stall_midway).url
+    process = start(tmp_path, *options, files=[TEST_IMAGES], stderr=its, start_new_session=True)
+    os.close(its)
+
+    def read():
+        try:
+            return os.read(ours, 10**5).decode()
+        except OSError:  # with which Linux tells that the other end is closed
+            return ""
+
+    last = f"{TEST_IMAGES.name}: 15.7 of 31.4 MB"[:44]
+    text = ""
+    while last not in text and (part := read()):
+        text += part
+    assert last in text
+    os.killpg(process.pid, signal.SIGINT)
+    text += "".join(iter(read, ""))
+    os.close(ours)
+    process.communicate()
+    assert list(on_screen(text)) == ["interrupted", ""]
+    assert f"{last}M" not in text, "a line is longer than the terminal is wide"
+
+
+def test_without_a_terminal_a_line_of_progress_comes_every_ten_seconds(monkeypatch, capsys):
+    monkeypatch.setattr(download_data, "last_shown", time.monotonic() - 10)
+    for megabytes in range(100):
+        download_data.show(f"{megabytes} of 100 MB", live=True)
+    assert capsys.readouterr().err == "0 of 100 MB\n"
+
+
+# --- The system's package -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def apt_get(tmp_path, monkeypatch):
+    """Make a shell script the only apt-get."""
+
+    def make(script):
+        tools = tmp_path / "tools"
+        tools.mkdir()
+        (tools / "apt-get").write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        (tools / "apt-get").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tools}:{os.defpath}")
+
+    return make
+
+
+# It delivers once, and works in its own folder only, as it must for who is not root. Its update
+# fails, which does no harm: another repository has the package.
+APT_GET = """
+echo "Reading package lists..."
+case "$3 $5 $6 $7" in
+    "Dir::State=$PWD Dir::Cache=$PWD update ") echo "E: a repository is down" >&2; exit 100 ;;
+    "Dir::State=$PWD Dir::Cache=$PWD download dataset-fashion-mnist") mv "{deb}" . ;;
+    *) echo "E: permission denied, or not understood: $*" >&2; exit 100 ;;
+esac
+"""
+CONTROL = """\
+Package: dataset-fashion-mnist
+Version: 1
+Architecture: all
+Maintainer: Nobody <nobody@example.org>
+Description: images
+"""
+
+
+@pytest.fixture
+def package(tmp_path, apt_get):
+    """Make a package of Zalando's files, right or changed, and an apt-get that delivers it."""
+    if not shutil.which("dpkg-deb", path=os.defpath):
+        pytest.skip("needs dpkg-deb")
+
+    def make(*files, change=lambda body: body, links=()):
+        root, deb = tmp_path / "package", tmp_path / "the.deb"
+        put_idx(root / download_data.SYSTEM.relative_to("/"), *files, change=change)
+        for name, target in links:
+            (root / name).symlink_to(target)
+        (root / "DEBIAN").mkdir()
+        (root / "DEBIAN" / "control").write_text(CONTROL)
+        apt_get(APT_GET.format(deb=deb))
+        subprocess.run(["dpkg-deb", "-Znone", "-b", root, deb], check=True, capture_output=True)
+
+    return make
+
+
+def test_one_package_has_all_files(tmp_path, download, package):
+    package(*LABELS)
+    data = tmp_path / "Übung 1" / "data"
+    status, (_, _, *lines) = download(data)
+    assert_success(data, "the system's package mirror", status, lines)
+
+
+@needs_posix
+def test_a_failure_of_apt_get_is_one_line(tmp_path, download, apt_get):
+    apt_get("echo 'W: something' >&2; echo 'E: Unable to locate package' >&2; exit 100")
+    status, lines = download(tmp_path / "data")
+    failures = [line for line in lines if line.startswith("the system's package mirror: ")]
+    reason = f"{TEST_LABELS.name}: E: Unable to locate package"
+    assert failures == [f"the system's package mirror: {reason}"]
+    assert status == 1, lines
+
+
+def test_a_package_writes_nothing_outside_its_folder(tmp_path, download, package):
+    """Its links have the names under which the program writes."""
+    outside = tmp_path / "outside"
+    outside.write_text("of the user")
+    package(*LABELS, links=[(file.name, outside) for file in LABELS])
+    download(tmp_path / "data")
+    assert outside.read_text() == "of the user", "a link of the package was written through"
+    assert found(tmp_path / "data") == names(LABELS)
+
+
+@pytest.mark.network
+def test_the_real_package(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", os.defpath)
+    if SYSTEM.exists() or not shutil.which("apt-get"):
+        pytest.skip("needs apt-get, and that the package is not installed")
+    try:
+        done = run("download_data.py", "--data-dir", tmp_path, timeout=60)
+    except subprocess.TimeoutExpired:
+        pytest.skip("the package mirror is slow")
+    if unavailable := re.search("package mirror: .*: (E: .*)", done.stderr):
+        pytest.skip(unavailable[1])
+    monkeypatch.setattr(download_data, "FILES", FILES)
+    _, _, *lines = without_progress(done.stderr)
+    assert_success(tmp_path, "the system's package mirror", done.returncode, lines)
