@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from report.shared import RESULTS, ROOT, arrays, read
+from report.shared import ROOT, arrays, read
 
 CM = 1 / 2.54  # in inches
 WIDTH, FULL_WIDTH = 14 * CM, 18.1 * CM  # of the text; with the margin beside it
@@ -208,7 +208,7 @@ def confusion() -> Figure:
     counts = np.array(read("winner")["confusion"])
     right = np.eye(len(counts), dtype=bool)
     mistakes = np.where(right, 0, counts)
-    figure = Figure((9 * CM, 5.2 * CM))
+    figure = Figure((9 * CM, 6.2 * CM))
     axes = figure.subplots()
     cells(axes, mistakes, np.where(counts, counts, ""), right, 1.1 * mistakes.max())
     for true, accuracy in enumerate(counts.diagonal() / counts.sum(axis=1)):
@@ -219,18 +219,18 @@ def confusion() -> Figure:
     axes.set_yticks(np.arange(10) + 0.5, CLASSES)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    axes.tick_params(pad=1)
+    axes.tick_params(pad=2.5)
     axes.invert_yaxis()
     return figure
 
 
 def weights() -> Figure:
     """The ten columns of W as images: blue raises the score of the class, orange lowers it."""
-    W, figure = arrays("model")["W"], Figure((8.9 * CM, 5.2 * CM), layout="none")
+    W, figure = arrays("model")["W"], Figure((8.9 * CM, 6 * CM), layout="none")
     bound = np.quantile(np.abs(W), 0.995)
     for k, name in enumerate(CLASSES):
         row, column = divmod(k, 5)
-        axes = figure.add_axes((0.01 + 0.2 * column, 0.6 - 0.4 * row, 0.18, 0.308))
+        axes = figure.add_axes((0.01 + 0.2 * column, 0.6 - 0.39 * row, 0.18, 0.267))
         shown = image(axes, W[:, k], SIGNED, -bound, bound)
         axes.set_title(name, loc="center", size=7.5, pad=2)
     bar = figure.add_axes((0.2, 0.12, 0.6, 0.03))

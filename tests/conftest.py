@@ -9,6 +9,7 @@ test_report*, test_readme                           what report.pdf and README.m
 """
 
 import json
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,9 @@ from download_data import DataError, ensure
 
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
+
+# Tests send SIGINT to programs. A shell that starts pytest in the background has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=[(), (3,)], ids=["one model", "a stack of 3"])

@@ -486,6 +486,12 @@ def test_a_disk_without_room(monkeypatch, download, serve, small_disk):
     assert source.asked() == []
 
 
+def test_only_the_room_for_what_is_missing_is_needed(data_dir, download, serve, small_disk):
+    shutil.copy(data_dir / TRAIN_LABELS.name, small_disk)
+    assert download(small_disk, serve(server.good).url)[0] == 0
+    assert found(small_disk) == names(LABELS)
+
+
 def test_a_disk_that_fills_during_the_download(download, serve, small_disk):
     def fill_the_disk(client, body):
         if len(body) == TRAIN_LABELS.size:
@@ -510,9 +516,7 @@ def test_a_relative_folder_with_blanks_and_umlauts(tmp_path, monkeypatch, downlo
 
 # --- Processes: Ctrl-C, two at once, the terminal -------------------------------------------------
 
-# The first line is for a shell that starts pytest in the background, where SIGINT is ignored.
 CHILD = """
-import signal; signal.signal(signal.SIGINT, signal.default_int_handler)
 import download_data
 download_data.SYSTEM /= "not installed"
 download_data.FILES = [f for f in download_data.FILES if f.name in {names}]
