@@ -64,7 +64,7 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
     """Fetch what is missing of FILES, verify all, and return the absolute path of the folder.
 
     `mirror` is the URL of a folder with the .npy files, tried before the other sources. Raises
-    DataError if a file that is there is not right, or if one that is missing cannot be fetched.
+    DataError if a file that is there is wrong, or if one that is missing cannot be fetched.
     """
     data_dir = Path(data_dir).absolute()
     present = [file for file in FILES if os.path.lexists(data_dir / file.name)]
@@ -83,19 +83,21 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
             if free < needed:
                 raise OSError(f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free")
             with tempfile.TemporaryDirectory(prefix=".fetching-", dir=data_dir) as folder:
-                missing = fetch(missing, data_dir, Path(folder), mirror)
+                unavailable = fetch(missing, data_dir, Path(folder), mirror)
         except OSError as error:
             raise DataError(
                 f"the data cannot be stored in {data_dir}: {error}. To use another folder DIR: "
                 "download_data.py --data-dir DIR, and then softmax_sgd.py --data-dir DIR"
             ) from None
-    if missing:
-        wanted = [f"\n  {COURSE}{f.name}  {f.size} bytes, SHA-256 {f.sha256}" for f in missing]
-        raise DataError(
-            "some files could not be fetched, for the reasons above. Start again later; or install "
-            f"the package {PACKAGE} (Debian, Ubuntu); or put these files into {data_dir} yourself:"
-            + "".join(wanted)
-        )
+        if unavailable:
+            raise DataError(
+                "some files could not be fetched, for the reasons above. Try again later; or "
+                f"install the package {PACKAGE} (Debian, Ubuntu); or put these files into "
+                f"{data_dir} yourself:"
+                + "".join(
+                    f"\n  {COURSE}{f.name}  {f.size} bytes, SHA-256 {f.sha256}" for f in unavailable
+                )
+            )
     return data_dir
 
 
@@ -124,13 +126,13 @@ def fetch(files: list[File], data_dir: Path, folder: Path, mirror: str | None) -
                     raise ValueError(f"wrong content: {problem}")
             except Exception as error:  # requests, urllib3, gzip and NumPy raise many types
                 show(f"{name}: {file.name}: {first_cause(error)}")
-                if isinstance(error, ConnectionError):
-                    break  # the source is out of reach, so no other file of it is tried
+                if isinstance(error, ConnectionError):  # Python's own: the source is out of reach
+                    break
                 continue
             if not os.path.lexists(target):
                 os.replace(path, target)
             elif problem := mismatch(target, file):
-                raise DataError(f"{data_dir}: {problem}. It has appeared during the download")
+                raise DataError(f"{data_dir}: {problem}. It appeared during the download")
             show(f"{target}: {file.size / 1e6:.2f} MB from {name}, verified")
             missing.remove(file)
     return missing
@@ -138,8 +140,10 @@ def fetch(files: list[File], data_dir: Path, folder: Path, mirror: str | None) -
 
 def first_cause(error: BaseException) -> str:
     """The message of the root cause: "Name or service not known", not "Max retries exceeded"."""
-    while cause := error.__cause__ or (not error.__suppress_context__ and error.__context__):
+    cause = error
+    while cause:
         error = cause
+        cause = error.__cause__ if error.__suppress_context__ else error.__context__
     text = str(error) or type(error).__name__
     return "".join(filter(str.isprintable, text))[:200]  # as parts of it may come from a server
 
@@ -156,7 +160,8 @@ def show(line: str, live: bool = False) -> None:
     global last_shown
     if sys.stderr.isatty():
         width = shutil.get_terminal_size().columns - 1
-        line = f"\r{'':{width}}\r{line[:width] if live else line}"
+        blank = " " * width  # over what is left of a live line
+        line = f"\r{blank}\r{line[:width] if live else line}"
     elif live:
         if time.monotonic() < last_shown + 10:
             return
@@ -207,7 +212,7 @@ def from_package(file: File, path: Path) -> None:
         show(f"downloading {PACKAGE} from the system's package mirror", live=True)
         folder.mkdir()
         apt_get = 'apt-get -q -o "Dir::State=$PWD" -o "Dir::Cache=$PWD"'
-        # The update fails if any repository is down, even if another has the package: go on.
+        # The update fails if any repository is down, even if another has the package, so go on.
         script = f"{apt_get} update; {apt_get} download {PACKAGE} && dpkg-deb -x *.deb ."
         shell = subprocess.run(["sh", "-c", script], cwd=folder, capture_output=True, text=True)
         if shell.returncode:
@@ -217,7 +222,7 @@ def from_package(file: File, path: Path) -> None:
 
 def write_npy(file: File, idx: Path, path: Path) -> None:
     """Convert a gzipped IDX file to the bytes of the course's .npy file."""
-    # The header has four bytes, and four for each dimension: images have three, n x 28 x 28.
+    # A header has 4 bytes, and 4 for each dimension: n, or n x 28 x 28 if these are images.
     header = 16 if len(file.shape) == 2 else 8
     with gzip.open(idx) as content:
         values = np.frombuffer(content.read(file.size), np.uint8, offset=header)
@@ -226,12 +231,12 @@ def write_npy(file: File, idx: Path, path: Path) -> None:
 
 def download(url: str, path: Path, limit: int) -> None:
     """Write the body of `url`, of at most `limit` bytes, to `path`."""
-    import requests  # only here, as it is not needed once the data are present
-
     headers = {"Accept-Encoding": "identity"}  # compressed bytes would have another SHA-256
     try:
+        import requests  # only here, as it is not needed once the data are present
+
         response = requests.get(url, stream=True, timeout=TIMEOUT, headers=headers)
-    except requests.RequestException as error:
+    except (ImportError, OSError) as error:  # the errors of requests are OSErrors
         raise ConnectionError(first_cause(error)) from None
     with response:
         response.raise_for_status()

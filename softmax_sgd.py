@@ -6,8 +6,8 @@ To run it, with Python 3.10 or newer, in the folder of this file:
     .venv/bin/python -m pip install -r requirements.txt
     .venv/bin/python softmax_sgd.py
 
-(On Windows: `py -m venv .venv`, and then `.venv\Scripts\python`.) The last command fetches the data
-if they are missing; its search takes about two minutes on two cores. --help lists the options.
+(On Windows: `py -m venv .venv`, and then `.venv\Scripts\python`.) The last command downloads the
+data if they are missing; the search takes about two minutes on two cores. --help lists the options.
 Another processor may round differently, which can change the last digits or even the winner.
 
 For an image x, the model predicts the probability of each class k:
@@ -28,29 +28,30 @@ SGD takes one step for each minibatch of n examples, with the learning rate ε:
     W ← W − ε dW,    b ← b − ε db                                                         (4)
 
 Shapes, for n examples of m pixels and c classes. K models that differ in learning rate and α are
-trained together, as a *stack*, because one wide matrix product is faster than K narrow ones. For a
-single model, leave out K: the functions of the model, and `sgd`, then read as the equations do.
+trained together, as a *stack*, because one wide matrix product is faster than K narrow ones. The
+functions of the model, and `sgd`, also take one model. For it, leave out K: (m, c), (c,), numbers.
 
-    X, y             (n, m) pixels in 0..1, and (n,) labels in 0..c-1
-    W, b             (m, c, K) and (c, K); dW and db the same
-    Z, Ŷ, Y          (c, K, n): transposed, as NumPy is slow along a short last axis
+    X, y        (n, m) pixels in 0..1, and (n,) labels in 0..c-1
+    W, b        (m, c, K) and (c, K); dW and db the same
+    Z, Ŷ        (c, K, n): transposed, as NumPy is slow along a short last axis
+    Y           (c, 1, n): the same for all K; for one model, (c, n)
     alpha, learning_rate, cross_entropy, accuracy    (K,)
 """
 
 import os
 
 if __name__ == "__main__":
-    # One BLAS thread is enough, as each stack has a thread. BLAS reads this when NumPy is imported.
+    # Each stack has its own thread, so BLAS needs only one. It reads this when NumPy is imported.
     for library in ("OPENBLAS", "MKL", "OMP"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     os.environ.setdefault("VECLIB_MAXIMUM_THREADS", "1")
 
 import argparse
-import contextlib
 import itertools
 import json
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -91,13 +92,15 @@ def load_part(data_dir: str | os.PathLike, part: str) -> tuple[np.ndarray, np.nd
     if X.ndim != 2:
         raise DataError(f"{images}: shape {X.shape}, not (n, pixels); try X.reshape(len(X), -1)")
     if X.size == 0:
-        raise DataError(f"{images}: shape {X.shape}, which holds nothing")
-    if y.shape != (len(X),):
+        raise DataError(f"{images}: shape {X.shape}, which is empty")
+    if y.ndim != 1:
         raise DataError(
-            f"{labels}: shape {y.shape}, not ({len(X)},) as for {len(X)} images; try y.ravel(), "
-            "or y.argmax(axis=1) if the labels are one-hot"
+            f"{labels}: shape {y.shape}, not (n,); try y.argmax(axis=1) if the labels are one-hot, "
+            "and otherwise y.ravel()"
         )
-    # With NaN, the comparisons are false. If no pixel exceeds 1, they have been divided before.
+    if len(y) != len(X):
+        raise DataError(f"{labels}: {len(y)} labels for {len(X)} images")
+    # Comparisons with NaN are false. If no pixel exceeds 1, they have already been divided.
     if not (X.min() >= 0 and 1 < X.max() <= 255):
         raise DataError(
             f"{images}: pixels from {X.min()} to {X.max()}; 0 to 255 are expected, as they "
@@ -118,12 +121,12 @@ def read_npy(path: Path) -> np.ndarray:
     """Read an array of real numbers. Nothing is unpickled, as that could run a hostile program."""
     try:
         with open(path, "rb") as file:
-            # Not np.load, which takes any other file for a pickle, and advises allow_pickle.
+            # np.load would take a file that is not .npy for a pickle, and advise allow_pickle=True.
             array = np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such file. To fetch Fashion-MNIST into a folder DIR: "
-            "download_data.py --data-dir DIR"
+            "python download_data.py --data-dir DIR"
         ) from None
     except Exception as error:  # for a damaged header, NumPy raises half a dozen types
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
@@ -161,7 +164,7 @@ def softmax(W, b, X) -> np.ndarray:
 
 
 def one_hot(y, Z) -> np.ndarray:
-    """The one-hot labels Y, in the dtype of Z: (c, n) for one model, (c, 1, n) for a stack."""
+    """The one-hot labels Y, to fit Z: (c, n) for one model, (c, 1, n) for a stack."""
     Y = np.eye(len(Z), dtype=Z.dtype)[:, y]  # column i is the unit vector of class y[i]
     return Y if Z.ndim == 2 else Y[:, None]
 
@@ -190,7 +193,7 @@ def gradients(W, b, X, y, alpha) -> tuple[np.ndarray, np.ndarray]:
     """dW and db of equation (3)."""
     D = softmax(W, b, X)
     D -= one_hot(y, D)
-    D /= len(X)  # the transpose of (Ŷ − Y)/n
+    D /= len(X)  # (Ŷ − Y)/n, transposed: (c, K, n)
     dW = X.T @ D.reshape(-1, len(X)).T  # (m, n) @ (n, cK)
     dW = dW.reshape(W.shape)
     dW += alpha * W
@@ -246,7 +249,8 @@ class Stack:
 
     def __init__(self, m, dtype, seed, batch_size, learning_rates, alphas):
         self.batch_size = batch_size
-        self.learning_rates, self.alphas = np.array(learning_rates), np.array(alphas)  # copies
+        # Copies, so that a schedule may change them.
+        self.learning_rates, self.alphas = np.array(learning_rates), np.array(alphas)
         # Seeded so that a model sees the same minibatches whatever else is in the grid.
         self.rng = np.random.default_rng([seed, batch_size])
         # The loss is convex, so any starting point will do; we use zero.
@@ -254,11 +258,11 @@ class Stack:
         self.b = np.zeros((CLASSES, len(alphas)), dtype)
         # Each model's lowest validation cross-entropy so far, and the W and b that reached it.
         self.lowest = np.full(len(alphas), np.inf)
-        self.best_W, self.best_b = self.W, self.b  # replaced below, never modified
+        self.best_W, self.best_b = self.W.copy(), self.b.copy()
 
-    def train_epoch(self, X, y, train, X_validation, y_validation) -> Metrics:
-        """Train for one epoch, evaluate, keep what is better than before; return the metrics."""
-        batches = minibatches(train, self.batch_size, self.rng)
+    def train_epoch(self, X, y, rows, X_validation, y_validation) -> Metrics:
+        """Train on the rows for one epoch, evaluate, keep what is better; return the metrics."""
+        batches = minibatches(rows, self.batch_size, self.rng)
         with np.errstate(all="ignore"):  # models may diverge
             self.W, self.b = sgd(self.W, self.b, X, y, self.alphas, self.learning_rates, batches)
             metrics = evaluate(self.W, self.b, X_validation, y_validation)
@@ -274,13 +278,14 @@ def search(
 ) -> tuple[Metrics, np.ndarray, np.ndarray]:
     """Train all models of the grid on the rows `train`; evaluate them on `validation` every epoch.
 
-    Returns the validation metrics of all points, with the axes `grid.axes()`, and the W (m, c) and
-    b (c,) of the best point. Calls `progress` after every epoch with the number of epochs done and
-    the lowest cross-entropy so far. Raises FloatingPointError if every model diverges.
+    Returns the validation metrics of all models after all epochs, with the axes `grid.axes()`, and
+    the W (m, c) and b (c,) of the best of them. Calls `progress` after every epoch with the number
+    of epochs done and the lowest cross-entropy so far. Raises FloatingPointError if every model
+    diverges.
     """
     pairs = list(itertools.product(grid.learning_rates, grid.alphas))
     n_stacks = math.ceil(len(pairs) / MAX_STACK)  # for each batch size
-    if len(grid.batch_sizes) == 1:  # then at least two, to keep two cores busy
+    if len(grid.batch_sizes) == 1:  # a single stack would keep only one core busy
         n_stacks = min(max(n_stacks, 2), len(pairs))
     stacks = [  # in the order of the grid
         Stack(X.shape[1], X.dtype, seed, batch_size, learning_rates=part[:, 0], alphas=part[:, 1])
@@ -289,18 +294,19 @@ def search(
     ]
     X_validation, y_validation = X[validation], y[validation]
 
-    def train_epoch(stack: Stack) -> Metrics:
+    def train_one_epoch(stack: Stack) -> Metrics:
         return stack.train_epoch(X, y, train, X_validation, y_validation)
 
     history = []  # for each epoch, the metrics of all models: (2, models)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for epoch in range(1, grid.epochs + 1):
-            metrics = list(pool.map(train_epoch, stacks))  # for each stack, (2, K)
+            metrics = list(pool.map(train_one_epoch, stacks))  # as an array, each would be (2, K)
             history.append(np.concatenate(metrics, axis=1))
             progress(epoch, min(stack.lowest.min() for stack in stacks))
 
     shape = tuple(len(values) for values in grid.axes().values())
-    curves = Metrics(*np.stack(history, axis=-1).reshape(len(Metrics._fields), *shape))
+    cross_entropy, accuracy = np.stack(history, axis=-1)  # (models, epochs)
+    curves = Metrics(cross_entropy.reshape(shape), accuracy.reshape(shape))
     *indices, _ = best_point(curves)
     winner = np.ravel_multi_index(indices, shape[:-1])  # its number among the models
     W = np.concatenate([stack.best_W for stack in stacks], axis=-1)[..., winner]
@@ -319,7 +325,7 @@ def best_point(curves: Metrics) -> tuple[int, ...]:
 def without_diverged(curves: Metrics) -> np.ndarray:
     """The cross-entropy, but infinite in all epochs of a model that diverged in any of them.
 
-    At its learning rate, training is unstable, so that its first epochs are good by luck at best.
+    Its training is unstable, so any good early epoch is luck.
     """
     finite = np.isfinite(curves.cross_entropy).all(axis=-1, keepdims=True)
     return np.where(finite, curves.cross_entropy, np.inf)
@@ -449,29 +455,33 @@ def print_aligned(rows: list[list[str]]) -> None:
 
 def print_edges(axes: dict, best: dict) -> None:
     """Print a note for each best value that is the smallest or the largest of several tried."""
-    lower_bounds = {"batch_size": 1, "epochs": 1}  # no value is smaller; 0 for the others
+    smallest = {"batch_size": 1, "epochs": 1}  # the smallest possible values; the others' is 0
     notes = []
     for name, value in best.items():
         tried = axes[name]
-        at_edge = value in (tried[0], tried[-1]) and value != lower_bounds.get(name, 0)
+        at_edge = value in (tried[0], tried[-1]) and value != smallest.get(name, 0)
         if len(tried) > 1 and at_edge:
             change = "smaller" if value == tried[0] else "larger"
             notes.append(
                 f"Note: {spaced(name)} {value} is at the edge of the grid; try {change} ones"
             )
     if notes:
-        print(*notes, "Note: use --no-test until the grid is final", sep="\n")
+        print(*notes, "Note: explore with --no-test until the grid is final", sep="\n")
 
 
 def save(folder: Path, results: dict, grid: Grid, curves: Metrics, W, b) -> None:
-    """Write model.npz, curves.npz and, once these are complete, results.json."""
+    """Write model.npz, curves.npz and results.json; replace old ones once the new are complete."""
     try:
-        path = folder / "results.json"
-        path.unlink(missing_ok=True)  # so that it never lies beside another run's files
-        np.savez(folder / "model.npz", W=W, b=b)
-        values = grid._replace(epochs=grid.axes()["epochs"])._asdict()  # of each axis
-        np.savez(folder / "curves.npz", **curves._asdict(), **values)
-        path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8", newline="\n")
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            new = Path(temporary)
+            np.savez(new / "model.npz", W=W, b=b)
+            np.savez(new / "curves.npz", **curves._asdict(), **grid._asdict())
+            text = json.dumps(results, indent=2) + "\n"
+            (new / "results.json").write_text(text, encoding="utf-8", newline="\n")
+            # First away, and back last: so it never describes the files of another run.
+            (folder / "results.json").unlink(missing_ok=True)
+            for name in ("model.npz", "curves.npz", "results.json"):
+                os.replace(new / name, folder / name)
     except OSError as error:
         raise DataError(f"the results cannot be written to {folder}: {error}") from None
     show(f"Wrote results.json, model.npz and curves.npz to {folder}")
@@ -481,11 +491,13 @@ def number(kind: type, valid: Callable, wanted: str) -> Callable[[str], float]:
     """An argparse type for a number; `wanted` describes the valid ones in its error message."""
 
     def parse(text: str) -> float:
-        with contextlib.suppress(ValueError):
+        try:
             value = kind(text)
-            if valid(value):
-                return value
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        except ValueError:
+            value = None
+        if value is None or not valid(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
 
     return parse
 
@@ -527,19 +539,21 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--no-test", action="store_true", help="do not use the test set")
     # fmt: on
     options = parser.parse_args(argv)
-    if options.output:
+    if options.output:  # which must fail now, not after the search
         try:
-            options.output.mkdir(parents=True, exist_ok=True)  # fails now, not after the search
+            options.output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             parser.error(f"--output: {error}")
+        if not os.access(options.output, os.W_OK):
+            parser.error(f"--output: {options.output} is not writable")
     return options
 
 
 def main(argv: list[str] | None = None) -> None:
     options = parse_arguments(argv)
     try:
-        # Some NumPys for macOS warn of floating-point errors that did not happen. (The stacks run
-        # in threads, each with a setting of its own: see train_epoch.)
+        # Some NumPys for macOS warn of floating-point errors that did not happen. This does not
+        # reach the threads of the search: see train_epoch.
         with np.errstate(all="ignore"):
             run_experiment(options)
     except (DataError, FloatingPointError) as error:

@@ -301,7 +301,7 @@ FAULTS = {
     server.redirect_for_ever: "Exceeded 30 redirects",
     server.control_characters: "404 Client Error",
     server.no_http: "Welcome to this FTP server",
-    server.reset_midway: "reset by peer|forcibly closed",
+    server.reset_midway: "reset by peer|forcibly closed|IncompleteRead",
 }
 
 
@@ -619,10 +619,23 @@ def test_a_terminal_shows_the_progress_in_one_line(tmp_path, monkeypatch, serve)
 
 
 def test_without_a_terminal_a_line_of_progress_comes_every_ten_seconds(monkeypatch, capsys):
-    monkeypatch.setattr(download_data, "last_shown", time.monotonic() - 10)
-    for megabytes in range(100):
-        download_data.show(f"{megabytes} of 100 MB", live=True)
-    assert capsys.readouterr().err == "0 of 100 MB\n"
+    monkeypatch.setattr(download_data, "last_shown", 0)
+    for seconds in range(0, 40, 4):
+        monkeypatch.setattr("time.monotonic", lambda seconds=seconds: seconds)
+        download_data.show(f"after {seconds} seconds", live=True)
+    shown = [f"after {seconds} seconds" for seconds in (12, 24, 36)]
+    assert capsys.readouterr().err.splitlines() == shown
+
+
+def test_a_terminal_shows_a_message_at_its_full_length(monkeypatch, capsys):
+    """Only a live line must not wrap, as it could not be overwritten."""
+    monkeypatch.setenv("COLUMNS", "45")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    message = "a message, and its cause. " * 9
+    download_data.show(message)
+    assert capsys.readouterr().err == f"\r{'':44}\r{message}\n"
+    download_data.show(message, live=True)
+    assert capsys.readouterr().err == f"\r{'':44}\r{message[:44]}"
 
 
 # --- The system's package -------------------------------------------------------------------------
