@@ -1,0 +1,121 @@
+"""What the search decides and what it does not, from what the other programs found.
+
+Reads curves.npz of softmax_sgd.py, and the results of seeds.py and optimum.py.
+Writes report/results/choice.json.
+"""
+
+import math
+
+import numpy as np
+
+from report.shared import arrays, read, write
+from softmax_sgd import Grid, Metrics, best_point
+
+NAME = "choice"
+CLOSE = 0.005  # in cross-entropy
+LAST_EPOCHS = 4
+AVERAGED_EPOCHS = 5
+
+
+def measure() -> tuple[dict, dict]:
+    grid = Grid(**read("results")["grid"])
+    curves = Metrics(*(arrays("curves")[name] for name in Metrics._fields))
+    runs, lowest = read("seeds")["runs"], curves.cross_entropy.min(axis=-1)
+    facts = {
+        **neighbours_and_rivals(curves),
+        "averaged": best_average(grid, curves),
+        "ratios_of_seeds": [spreads(grid, one) for one in arrays("seeds")["lowest"]],
+        "alphas": compare_alphas(lowest),
+        "flattery": flattery(runs, read("optimum")["splits"]),
+    }
+    return facts, {}
+
+
+def neighbours_and_rivals(curves: Metrics) -> dict:
+    """The winner's cross-entropy one epoch earlier and later, and how near other models come."""
+    values = curves.cross_entropy
+    *model, epoch = best_point(curves)
+    lowest, last = values.min(axis=-1), values.shape[-1] - LAST_EPOCHS
+    return {
+        "before_and_after": [float(values[(*model, e)]) for e in (epoch - 1, epoch + 1)],
+        "models": lowest.size,
+        "close": CLOSE,
+        "models_close": int((lowest <= lowest.min() + CLOSE).sum()),
+        "last_epochs": LAST_EPOCHS,
+        "lowest_in_last_epochs": int((values.argmin(axis=-1) >= last).sum()),
+    }
+
+
+def best_average(grid: Grid, curves: Metrics) -> dict:
+    """The point that wins if each value is replaced by the mean over the epochs around it."""
+    windows = np.lib.stride_tricks.sliding_window_view(
+        curves.cross_entropy, AVERAGED_EPOCHS, axis=-1
+    )
+    means = windows.mean(axis=-1)
+    *model, first = best_point(Metrics(means, means))
+    point = (*model, first + AVERAGED_EPOCHS // 2)
+    best = {name: tried[i] for (name, tried), i in zip(grid.axes().items(), point)}
+    return {"epochs_averaged": AVERAGED_EPOCHS, **best}
+
+
+def by_ratio(grid: Grid, lowest: np.ndarray) -> dict[float, np.ndarray]:
+    """For each n/ε, the lowest cross-entropies of its models: (models, alphas)."""
+    groups = {}
+    for i, batch_size in enumerate(grid.batch_sizes):
+        for j, learning_rate in enumerate(grid.learning_rates):
+            groups.setdefault(round(batch_size / learning_rate, 6), []).append(lowest[i, j])
+    return {ratio: np.array(groups[ratio]) for ratio in sorted(groups)}
+
+
+def spreads(grid: Grid, lowest: np.ndarray) -> dict:
+    """For each alpha, the largest difference within an n/ε, that of all models, and the best n/ε.
+
+    The best n/ε has the lowest mean over its models.
+    """
+    groups = by_ratio(grid, lowest)
+    within = [values.max(axis=0) - values.min(axis=0) for values in groups.values()]
+    return {
+        "within": np.max(within, axis=0).tolist(),
+        "between": (lowest.max(axis=(0, 1)) - lowest.min(axis=(0, 1))).tolist(),
+        "best": [
+            min(groups, key=lambda r: groups[r][:, k].mean()) for k in range(len(grid.alphas))
+        ],
+    }
+
+
+def compare_alphas(lowest: np.ndarray) -> dict:
+    """How much worse the largest alpha is than the smallest, and how much the others differ.
+
+    Each difference is that of two models with the same batch size and learning rate.
+    """
+    worse = lowest[..., -1] - lowest[..., 0]
+    others = np.ptp(lowest[..., :-1], axis=-1)
+    return {
+        "pairs": worse.size,
+        "worse": [float(worse.min()), float(worse.max())],
+        "others_median": float(np.median(others)),
+        "others_largest": float(others.max()),
+    }
+
+
+def flattery(runs: list[dict], optima: list[dict]) -> dict:
+    """By how much the validation set flatters the winner: means and standard errors over splits.
+
+    A winner is compared with the exact minimum on the same split and the same images. It is chosen
+    among thousands of points by its validation cross-entropy, the minimum is not chosen. What the
+    winner loses from validation to test, relative to the minimum, is what the choice flattered.
+    """
+    facts = {"alpha": optima[0]["alpha"]}
+    for part in ("validation", "test"):
+        facts[part] = [
+            run[part]["cross_entropy"] - optimum[part]["cross_entropy"]
+            for run, optimum in zip(runs, optima, strict=True)
+        ]
+    differences = np.subtract(facts["test"], facts["validation"])
+    facts["mean"] = float(differences.mean())
+    facts["standard_error"] = float(differences.std(ddof=1) / math.sqrt(len(differences)))
+    return facts
+
+
+if __name__ == "__main__":
+    write(NAME, measure)

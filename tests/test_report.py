@@ -1,0 +1,199 @@
+"""What report.pdf says of its numbers is true of report/results; and it is what build.py makes."""
+
+import base64
+import io
+import json
+import math
+import re
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+from helpers import ROOT
+
+from report import choice, gradient_check, winner
+from report.shared import arrays, read
+
+REPORT = ROOT / "report"
+SOURCE = (REPORT / "report.typ").read_text(encoding="utf-8")
+RESULTS, CHOICE = read("results"), read("choice")
+BEST, RUNS = RESULTS["best"], read("seeds")["runs"]
+LOWEST = arrays("curves")["cross_entropy"].min(axis=-1)  # of each model: (n, ε, α)
+
+
+def ratio(point: dict) -> float:
+    return point["batch_size"] / point["learning_rate"]
+
+
+# --- The results fit each other -------------------------------------------------------------------
+
+
+def test_what_is_said_of_the_choice_follows_from_the_other_results():
+    assert json.loads(json.dumps(choice.measure()[0])) == CHOICE
+
+
+def test_the_winner_of_the_search_is_that_of_its_seed_among_the_seeds():
+    run = next(run for run in RUNS if run["seed"] == RESULTS["seed"])
+    assert {name: run[name] for name in BEST} == BEST
+    for part in ("validation", "test"):
+        assert run[part] == pytest.approx(RESULTS[part], abs=2e-6)
+    np.testing.assert_allclose(arrays("seeds")["lowest"][RUNS.index(run)], LOWEST, atol=1e-5)
+
+
+def test_the_winner_is_measured_again_with_the_same_metrics(data_dir):
+    facts, _ = winner.measure()
+    recorded = read("winner")
+    assert facts["confusion"] == recorded["confusion"]
+    for name in ("cross_entropy", "accuracy"):
+        assert facts[name] == pytest.approx(recorded[name], abs=1e-6)
+        middle = (recorded[name]["low"] + recorded[name]["high"]) / 2
+        assert middle == pytest.approx(RESULTS["test"][name], abs=2e-4)
+    correct = np.trace(recorded["confusion"]) / RESULTS["split"]["test"]
+    assert correct == RESULTS["test"]["accuracy"]
+    penalty = BEST["alpha"] / 2 * recorded["norm_squared"]
+    assert recorded["loss"] == pytest.approx(RESULTS["training"]["cross_entropy"] + penalty)
+
+
+def test_the_gradients_agree_with_central_differences(data_dir):
+    recorded = read("gradient_check")
+    facts, _ = gradient_check.measure()
+    assert max(facts.pop("largest"), recorded.pop("largest")) < 1e-6
+    assert json.loads(json.dumps(facts)) == recorded
+
+
+# --- What the search decides ----------------------------------------------------------------------
+
+
+def test_all_models_lie_on_one_curve_for_each_alpha():
+    for run, facts in zip(RUNS, CHOICE["ratios_of_seeds"], strict=True):
+        for within, between in zip(facts["within"], facts["between"]):
+            assert within < between / 10, f"seed {run['seed']}"
+
+
+def test_the_curve_has_its_minimum_at_the_ratio_that_most_seeds_choose():
+    best = CHOICE["ratios_of_seeds"][0]["best"]
+    assert best == pytest.approx([ratio(BEST)] * len(best))
+    assert sum(math.isclose(ratio(run), ratio(BEST)) for run in RUNS) > len(RUNS) / 2
+    assert all(1 / 2 <= ratio(run) / ratio(BEST) <= 2 for run in [*RUNS, CHOICE["averaged"]])
+    n, rates = RESULTS["grid"]["batch_sizes"], RESULTS["grid"]["learning_rates"]
+    assert n[0] / rates[-1] < ratio(BEST) < n[-1] / rates[0], "the minimum is at an end"
+    ends = LOWEST[0, -1], LOWEST[-1, 0]
+    assert (np.min(ends, axis=0) > LOWEST.min(axis=(0, 1)) + 0.01).all(), "the curve does not rise"
+
+
+def test_the_largest_alpha_is_worse_everywhere_and_the_others_hardly_differ():
+    of_all_seeds = arrays("seeds")["lowest"]
+    assert (of_all_seeds[..., -1] > of_all_seeds[..., 0]).all()
+    assert CHOICE["alphas"]["pairs"] == LOWEST[..., 0].size
+    assert CHOICE["alphas"]["others_median"] < CHOICE["alphas"]["worse"][0] / 5
+
+
+def test_what_remains_is_noise():
+    """The epoch is a dip, the seed is the luckiest one, and the choice flatters the winner."""
+    assert min(CHOICE["before_and_after"]) > RESULTS["validation"]["cross_entropy"] + 0.005
+    assert CHOICE["averaged"]["batch_size"] != BEST["batch_size"]
+    for part in ("validation", "test"):
+        luckiest = min(RUNS, key=lambda run: run[part]["cross_entropy"])
+        assert luckiest["seed"] == RESULTS["seed"]
+    assert CHOICE["flattery"]["mean"] > 2 * CHOICE["flattery"]["standard_error"]
+
+
+# --- Beyond the questions -------------------------------------------------------------------------
+
+
+def test_no_digit_of_the_exact_minima_is_in_doubt():
+    """If W is within d of the best, every z_j - z_k and every cross-entropy is within 280 √2 d.
+
+    W contributes 28 √2 d, as no image is longer than 28, and b at most nine times as much: if two
+    neighbours among its ten errors, when sorted, differed by more than 28 √2 d, the classes above
+    the gap would together be too probable on every image; but db = 0 fixes their mean probability.
+    """
+    for row in read("optimum")["rows"]:
+        assert row["largest_db"] < 1e-12
+        doubt = 10 * 28 * math.sqrt(2) * row["weights_within"]
+        for part in ("training", "validation", "test"):
+            value = row[part]["cross_entropy"]
+            assert f"{value - doubt:.4f}" == f"{value + doubt:.4f}", (row["alpha"], part)
+
+
+def test_the_winner_resembles_the_minimum_for_a_larger_alpha():
+    rows, norm_squared = read("optimum")["rows"], read("winner")["norm_squared"]
+    heavier = [row for row in rows if row["norm_squared"] > norm_squared][-1]
+    lighter = next(row for row in rows if row["norm_squared"] < norm_squared)
+    assert BEST["alpha"] < heavier["alpha"] < lighter["alpha"]
+    training = [row["training"]["cross_entropy"] for row in (heavier, lighter)]
+    assert training[0] < RESULTS["training"]["cross_entropy"] < training[1]
+    assert heavier["alpha"] < CHOICE["flattery"]["alpha"] <= lighter["alpha"]
+
+
+def test_the_other_form_of_the_step_rounds_alpha_wrongly_and_ours_does_not():
+    rows = read("rounding")["rows"]
+    assert all(row["gradient"] == pytest.approx(1, abs=0.02) for row in rows)
+    assert max(row["decay"] for row in rows) > 1.5
+
+
+def test_the_simulations_agree_with_the_law_at_a_well_chosen_rate():
+    facts = read("logistic")
+    assert all(facts["learning_rate"] < pair["largest_rate"] for pair in facts["pairs"].values())
+    for pair in facts["law"]:
+        numbers = [pair["loss"], pair["bias"], pair["along"] if pair["h_squared"] else 1]
+        assert numbers == pytest.approx([1, 1, 1], abs=1e-3)
+    for row in facts["limits"]:
+        assert row["measured"] == pytest.approx(row["predicted"], rel=1e-3)
+
+
+# --- The document ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def build():
+    """report/build.py, if what it needs is there in the pinned versions."""
+    requirements = (REPORT / "requirements.txt").read_text(encoding="utf-8")
+    for name, pin in re.findall(r"^(matplotlib|typst)==([\d.]+)", requirements, re.MULTILINE):
+        pytest.importorskip(name)
+        if version(name) != pin:
+            pytest.skip(f"the bytes are those of {name} {pin}")
+    return pytest.importorskip("report.build")
+
+
+def test_the_report_and_the_picture_are_what_build_makes(build, tmp_path):
+    (tmp_path / "report").mkdir()
+    build.build(tmp_path)
+    same = (tmp_path / "report.pdf").read_bytes() == (ROOT / "report.pdf").read_bytes()
+    assert same, "report.pdf is not what report/build.py makes from report/results"
+
+    text, images = taken_apart(REPORT / "readme.svg")
+    again, images_again = taken_apart(tmp_path / "report" / "readme.svg")
+    assert text == again, "report/readme.svg is not what report/build.py makes from report/results"
+    for image, image_again in zip(images, images_again, strict=True):
+        np.testing.assert_array_equal(image, image_again)
+
+
+def taken_apart(path) -> tuple[str, list[np.ndarray]]:
+    """An SVG without the images in it, and their pixels: not all machines compress them alike."""
+    imread = pytest.importorskip("matplotlib.image").imread
+    embedded = re.compile(r"base64,([^\"]*)")
+    text = path.read_text(encoding="utf-8")
+    images = [imread(io.BytesIO(base64.b64decode(data))) for data in embedded.findall(text)]
+    text = re.sub(r'id="image\w+"', "", text)  # which Matplotlib makes from the compressed bytes
+    return embedded.sub("", text), images
+
+
+def test_the_report_quotes_the_results_and_answers_all_questions_on_four_of_six_pages(build):
+    (found,) = json.loads(build.typst.query(selector="<quoted>", **build.document()))
+    quoted = found["value"]
+    parts = [RESULTS[part] for part in ("validation", "test")]
+    expected = [(f"{part['cross_entropy']:.4f}", f"{part['accuracy']:.2%}") for part in parts]
+    assert quoted["metrics"] == [*expected[0], *expected[1]]
+    assert quoted["pages"] <= 6
+    assert quoted["first-page-beyond"] == 5
+
+
+def test_every_figure_and_table_is_referred_to():
+    labels = set(re.findall(r"^ *\) <([\w-]+)>", SOURCE, re.MULTILINE))
+    assert labels, "no label was found"
+    assert labels <= set(re.findall(r"@([\w-]+)", SOURCE))
+
+
+def test_no_measured_number_is_typed_into_the_report():
+    assert not re.search(r"\b0\.\d{3,}|\b\d\d\.\d+ ?%", SOURCE)
