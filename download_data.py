@@ -264,6 +264,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     add("--mirror", metavar="URL", help="URL of a folder with the .npy files, tried first")
     options = parser.parse_args(argv)
+    if options.mirror and not options.mirror.startswith(("http://", "https://")):
+        parser.error("--mirror: a URL that begins with http:// or https:// is expected")
     try:
         data_dir = ensure(options.data_dir, options.mirror)
         show(f"{data_dir}: all four files are present and verified")

@@ -100,8 +100,8 @@ def load_part(data_dir: str | os.PathLike, part: str) -> tuple[np.ndarray, np.nd
         )
     if len(y) != len(X):
         raise DataError(f"{labels}: {len(y)} labels for {len(X)} images")
-    # Comparisons with NaN are false. If no pixel exceeds 1, they have already been divided.
-    if not (X.min() >= 0 and 1 < X.max() <= 255):
+    # Comparisons with NaN are false. If no pixel exceeds 16, they have another scale, such as 0..1.
+    if not (X.min() >= 0 and 16 < X.max() <= 255):
         raise DataError(
             f"{images}: pixels from {X.min()} to {X.max()}; 0 to 255 are expected, as they "
             "will be divided by 255"
@@ -496,7 +496,8 @@ def number(kind: type, valid: Callable, wanted: str) -> Callable[[str], float]:
         except ValueError:
             value = None
         if value is None or not valid(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+            hint = "; separate several by spaces" if "," in text else ""
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}{hint}")
         return value
 
     return parse

@@ -58,7 +58,7 @@ def test_without_options_the_whole_default_grid_is_searched(capsys, monkeypatch)
     """It is what the first lines say; the search itself is not waited for."""
     grids = []
     monkeypatch.setattr("softmax_sgd.ensure", lambda folder: None)
-    monkeypatch.setattr("softmax_sgd.load", lambda folder: [np.zeros((100, 4)), None] * 2)
+    monkeypatch.setattr("softmax_sgd.load", lambda folder: [np.zeros((1000, 4)), None] * 2)
     monkeypatch.setattr(
         "softmax_sgd.search", lambda *arguments: grids.append(arguments[4]) or 1 / 0
     )
@@ -82,7 +82,7 @@ def test_values_are_sorted_and_repeated_ones_are_tried_once(run_here):
     ("options", "says"),
     [
         (("--batch-sizes", "0"), "--batch-sizes: '0' is not a whole number of 1 or more"),
-        (("--batch-sizes", "16,32"), "--batch-sizes: '16,32' is not a whole number of 1 or more"),
+        (("--batch-sizes", "16,32"), "1 or more; separate several by spaces"),
         (("--batch-sizes", "64.0"), "--batch-sizes: '64.0' is not a whole number of 1 or more"),
         (("--batch-sizes",), "--batch-sizes: expected at least one argument"),
         (("--learning-rates", "0"), "--learning-rates: '0' is not a number above 0"),

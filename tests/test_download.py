@@ -343,7 +343,6 @@ UNREACHABLE = {
     "http://127.0.0.1:1": "refused",
     "http://nowhere.invalid": "[Nn]ame|getaddrinfo",
     "https://127.0.0.1:{port}": "SSL",  # where a server without TLS listens
-    "classroom": "Invalid URL",
 }
 
 
@@ -352,6 +351,14 @@ def test_a_mirror_out_of_reach_is_tried_once(serve, assert_next_source_delivers,
     """Although two files are wanted."""
     port = serve(server.good).server_address[1]
     assert_next_source_delivers(url.format(port=port), reason, files=LABELS)
+
+
+def test_a_mirror_that_is_no_url_is_refused_before_anything_is_fetched(tmp_path, download):
+    """Otherwise, a whole class would fetch 220 MB each from the course's server."""
+    status, lines = download(tmp_path, "classroom:8000")
+    assert lines[-1].endswith("--mirror: a URL that begins with http:// or https:// is expected")
+    assert status == 2
+    assert found(tmp_path) == set()
 
 
 IDX_FAULTS = {

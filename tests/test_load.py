@@ -79,6 +79,7 @@ WRONG = [
     ("NaN in the test images", TEST_IMAGES, with_pixel(np.nan)[:3], "pixels from nan to nan"),
     ("already divided", TRAIN_IMAGES, X / 161, "pixels from 0.0 to 1.0; 0 to 255"),
     ("test images already divided", TEST_IMAGES, X[:3] / 161, "they will be divided by 255"),
+    ("of 16 levels", TRAIN_IMAGES, X // 10, "pixels from 0 to 16; 0 to 255"),
     ("true and false", TRAIN_IMAGES, X > 99, "pixels from False to True; 0 to 255"),
     ("standardised", TRAIN_IMAGES, X - X.mean(), "pixels from -80.5 to 80.5; 0 to 255"),
     ("test images of another size", TEST_IMAGES, X[:3, :3], "3 pixels in an image, but 4 in"),
