@@ -54,7 +54,7 @@ def best_average(grid: Grid, curves: Metrics) -> dict:
     means = windows.mean(axis=-1)
     *model, first = best_point(Metrics(means, means))
     point = (*model, first + AVERAGED_EPOCHS // 2)
-    best = {name: tried[i] for (name, tried), i in zip(grid.axes().items(), point)}
+    best = {name: tried[i] for (name, tried), i in zip(grid.axes().items(), point, strict=True)}
     return {"epochs_averaged": AVERAGED_EPOCHS, **best}
 
 

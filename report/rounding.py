@@ -42,8 +42,9 @@ def effective_alpha(train_model, W, b, X, y, alpha, learning_rate, batches) -> f
 
     def effect(dtype):
         given = W.astype(dtype), b.astype(dtype), X.astype(dtype, copy=False), y
-        with_alpha, _ = train_model(*given, alpha, learning_rate, batches)
-        without, _ = train_model(*given, 0, learning_rate, batches)
+        with_alpha, without = (
+            train_model(*given, a, learning_rate, batches)[0] for a in (alpha, 0)
+        )
         return with_alpha.astype(np.float64) - without
 
     right = effect(np.float64)

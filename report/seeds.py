@@ -21,7 +21,7 @@ def measure() -> tuple[dict, dict]:
         train, validation = rows_of(seed)
         curves, W, b = search(X, y, train, validation, grid, seed)
         point = best_point(curves)
-        best = {name: tried[i] for (name, tried), i in zip(grid.axes().items(), point)}
+        best = {name: tried[i] for (name, tried), i in zip(grid.axes().items(), point, strict=True)}
         run = {"seed": seed, **best}
         for part, images in (
             ("validation", (X[validation], y[validation])),
