@@ -159,7 +159,7 @@ def show(line: str, live: bool = False) -> None:
     """
     global last_shown
     if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns - 1
+        width = shutil.get_terminal_size().columns - 1  # a longer line could not be overwritten
         blank = " " * width  # over what is left of a live line
         line = f"\r{blank}\r{line[:width] if live else line}"
     elif live:
@@ -201,7 +201,7 @@ def from_system(file: File, path: Path) -> None:
 
 def from_zalando(file: File, path: Path) -> None:
     idx = path.with_suffix(".gz")
-    download(ZALANDO + file.idx_name, idx, file.size)
+    download(ZALANDO + file.idx_name, idx, file.size)  # a limit: the .npy file is larger
     write_npy(file, idx, path)
 
 
@@ -225,6 +225,7 @@ def write_npy(file: File, idx: Path, path: Path) -> None:
     # A header has 4 bytes, and 4 for each dimension: n, or n x 28 x 28 if these are images.
     header = 16 if len(file.shape) == 2 else 8
     with gzip.open(idx) as content:
+        # A right file has one byte for a value, the .npy file four, so this reads all of it.
         values = np.frombuffer(content.read(file.size), np.uint8, offset=header)
     np.save(path, values.reshape(file.shape).astype(file.dtype))
 

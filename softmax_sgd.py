@@ -170,7 +170,7 @@ def one_hot(y, Z) -> np.ndarray:
 
 
 class Metrics(NamedTuple):
-    """Numbers for one model; for a stack, arrays (K,)."""
+    """Numbers for one model; for a stack, arrays (K,); for a search, with the axes of its grid."""
 
     cross_entropy: np.ndarray
     accuracy: np.ndarray
@@ -250,7 +250,7 @@ class Stack:
 
     def __init__(self, m, dtype, seed, batch_size, learning_rates, alphas):
         self.batch_size = batch_size
-        # Copies, so that a schedule may change them.
+        # Copies, so that whoever changes them changes no other stack's.
         self.learning_rates, self.alphas = np.array(learning_rates), np.array(alphas)
         # Seeded so that a model sees the same minibatches whatever else is in the grid.
         self.rng = np.random.default_rng([seed, batch_size])
@@ -301,7 +301,9 @@ def search(
     history = []  # for each epoch, the metrics of all models: (2, models)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for epoch in range(1, grid.epochs + 1):
-            metrics = list(pool.map(train_one_epoch, stacks))  # as an array, each would be (2, K)
+            metrics = list(
+                pool.map(train_one_epoch, stacks)
+            )  # of each stack: two rows of K numbers
             history.append(np.concatenate(metrics, axis=1))
             progress(epoch, min(stack.lowest.min() for stack in stacks))
 
@@ -456,7 +458,7 @@ def print_aligned(rows: list[list[str]]) -> None:
 
 def print_edges(axes: dict, best: dict) -> None:
     """Print a note for each best value that is the smallest or the largest of several tried."""
-    smallest = {"batch_size": 1, "epochs": 1}  # the smallest possible values; the others' is 0
+    smallest = {"batch_size": 1, "epochs": 1}  # nothing smaller can be tried; for alpha, 0
     notes = []
     for name, value in best.items():
         tried = axes[name]
@@ -479,7 +481,7 @@ def save(folder: Path, results: dict, grid: Grid, curves: Metrics, W, b) -> None
             np.savez(new / "curves.npz", **curves._asdict(), **grid._asdict())
             text = json.dumps(results, indent=2) + "\n"
             (new / "results.json").write_text(text, encoding="utf-8", newline="\n")
-            # First away, and back last: so it never describes the files of another run.
+            # Deleted first and replaced last, it never lies beside the files of another run.
             (folder / "results.json").unlink(missing_ok=True)
             for name in ("model.npz", "curves.npz", "results.json"):
                 os.replace(new / name, folder / name)
@@ -541,7 +543,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--no-test", action="store_true", help="do not use the test set")
     # fmt: on
     options = parser.parse_args(argv)
-    if options.output:  # which must fail now, not after the search
+    if options.output:  # a folder that cannot be written must fail now, not after the search
         try:
             options.output.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -18,7 +18,7 @@ TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = DATA_FILES = (
 )
 
 # The grid of the run that tests look at. Its axes have different lengths, and the indices of its
-# winner differ, too; none is the first or the last of its axis. So whatever is exchanged shows.
+# winner differ, too; none is the first or the last of its axis. So a mix-up of them shows.
 GRID = Grid(
     batch_sizes=(4, 9, 16),
     learning_rates=(0.1, 0.4, 1.0, 1.9),

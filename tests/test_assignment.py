@@ -1,4 +1,4 @@
-"""What the assignment asks, in its words: each quotation is held by the tests below it.
+"""What the assignment asks, in its words: below each quotation are the tests that check it.
 
 They look at a finished run of the program, with GRID on small files, from outside. The indices of
 its winner are pairwise different, so a model or a number taken from another place shows.
@@ -12,21 +12,15 @@ import pytest
 from helpers import (
     GRID,
     GRID_OPTIONS,
+    SEED,
     TEST_IMAGES,
     TEST_LABELS,
     TRAIN_IMAGES,
-    TRAIN_LABELS,
     write_own_files,
 )
 from numpy.testing import assert_allclose
 
-from softmax_sgd import Grid, Metrics, evaluate, gradients, load, main
-
-
-def read_pixels(run):
-    """Images and labels as they are stored: X, y, X_test, y_test."""
-    names = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
-    return [np.load(run.own_files / name) for name in names]
+from softmax_sgd import Grid, Metrics, evaluate, gradients, load, main, split
 
 
 def winner(run):
@@ -38,9 +32,10 @@ def winner(run):
 
 def test_the_run_is_one_in_which_exchanged_indices_show(finished_run):
     indices, lengths = winner(finished_run), finished_run.curves["cross_entropy"].shape
-    assert len(set(indices)) == len(set(lengths)) == len(indices)
+    advice = "choose another GRID or SEED in helpers.py"
+    assert len(set(indices)) == len(set(lengths)) == len(indices), f"two are equal: {advice}"
     for i, length in zip(indices, lengths, strict=True):
-        assert length == 1 or 0 < i < length - 1, "the winner is at an edge"
+        assert length == 1 or 0 < i < length - 1, f"the winner is at an edge: {advice}"
 
 
 # "the mini-batch size, the learning rate, the number of epochs and the L2 regularisation strength;
@@ -84,10 +79,13 @@ def test_the_metrics_of_training_and_validation_are_those_of_the_two_parts(finis
 
 def test_each_pixel_is_divided_by_255(finished_run):
     X, _, X_test, _ = load(finished_run.own_files)
-    pixels, _, test_pixels, _ = read_pixels(finished_run)
+    pixels = np.load(finished_run.own_files / TRAIN_IMAGES)
+    test_pixels = np.load(finished_run.own_files / TEST_IMAGES)
     assert pixels.max() < 255, "a division by the maximum would not show"
-    assert_allclose(X, pixels / 255, rtol=1e-6, err_msg="training images / (pixels / 255)")
-    assert_allclose(X_test, test_pixels / 255, rtol=1e-6, err_msg="test images")
+    assert_allclose(X, pixels / 255, rtol=1e-6, err_msg="the training images are not pixels / 255")
+    assert_allclose(
+        X_test, test_pixels / 255, rtol=1e-6, err_msg="the test images are not pixels / 255"
+    )
 
 
 # "Regularise the weights but not the biases." "The regularisation term is not divided by n."
@@ -128,7 +126,7 @@ def test_the_test_files_change_nothing_but_the_metrics_of_the_test(finished_run,
     for name in "Wb":
         message = f"{name} depends on the test files"
         assert_allclose(model[name], finished_run.model[name], atol=1e-4, err_msg=message)
-    assert results["test"] != finished_run.results["test"]
+    assert results["test"] != finished_run.results["test"], "the test ignores the test files"
 
 
 # "Once the hyperparameters are tuned and the weights optimised so as to maximise performance on the
@@ -136,14 +134,16 @@ def test_the_test_files_change_nothing_but_the_metrics_of_the_test(finished_run,
 
 
 def test_the_model_is_the_winner_as_it_was_validated_and_not_trained_further(finished_run):
-    """Its metrics on all validation images are those of its curve, at the chosen epoch."""
-    validation = finished_run.results["validation"]
-    for name in ("cross_entropy", "accuracy"):
-        assert_allclose(
-            validation[name],
-            finished_run.curves[name][winner(finished_run)],
-            err_msg=f"{name} is not that of the winner's curve",
-        )
+    """The saved model's metrics on the validation images are those of its curve at that epoch."""
+    X, y, _, _ = load(finished_run.own_files)
+    _, rows = split(len(X), 0.2, np.random.default_rng(SEED))
+    model = finished_run.model
+    ours = evaluate(model["W"], model["b"], X[rows], y[rows])
+    for name, value in ours._asdict().items():
+        message = f"{name} of model.npz is not that of the winner at its epoch"
+        of_curve = finished_run.curves[name][winner(finished_run)]
+        assert_allclose(value, of_curve, rtol=1e-5, err_msg=message)
+        assert finished_run.results["validation"][name] == of_curve
 
 
 def test_the_test_metrics_are_those_of_the_winner_on_all_test_images(finished_run):

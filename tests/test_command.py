@@ -41,7 +41,7 @@ def run_here(own_files, tmp_path, capsys):
 
 
 def test_help_shows_the_options_with_their_defaults():
-    done = run("softmax_sgd.py", "--help")
+    done = run("softmax_sgd.py", "--help", env=os.environ | {"COLUMNS": "1000", "NO_COLOR": "1"})
     text = " ".join(done.stdout.split())
     options = re.findall(r"(?<= )--[a-z-]+(?= )", text.partition("options:")[2].partition("To ")[0])
     assert options == [
@@ -55,14 +55,17 @@ def test_help_shows_the_options_with_their_defaults():
 
 
 def test_without_options_the_whole_default_grid_is_searched(capsys, monkeypatch):
-    """It is what the first lines say; the search itself is not waited for."""
+    """The grid with which `search` is called; it is stopped there."""
     grids = []
+
+    def stop(X, y, train, validation, grid, *others):
+        grids.append(grid)
+        raise KeyboardInterrupt
+
     monkeypatch.setattr("softmax_sgd.ensure", lambda folder: None)
     monkeypatch.setattr("softmax_sgd.load", lambda folder: [np.zeros((1000, 4)), None] * 2)
-    monkeypatch.setattr(
-        "softmax_sgd.search", lambda *arguments: grids.append(arguments[4]) or 1 / 0
-    )
-    with pytest.raises(ZeroDivisionError):
+    monkeypatch.setattr("softmax_sgd.search", stop)
+    with pytest.raises(SystemExit):
         main([])
     assert grids == [Grid()]
 
@@ -108,7 +111,7 @@ def test_a_wrong_option_is_named_at_once_with_what_is_expected(options, says, ow
 
 
 def error_line(own_files, capsys, *options):
-    """The line on stderr of a run that fails, before anything else is printed on stdout."""
+    """The last line on stderr of a run that fails with status 1."""
     with pytest.raises(SystemExit) as stop:
         main([str(option) for option in (*options, "--data-dir", own_files)])
     assert stop.value.code == 1
@@ -142,7 +145,8 @@ def test_the_default_folder_is_verified_however_it_is_named(tmp_path, options):
     before = (tmp_path / "data" / TEST_IMAGES).read_bytes()
     done = run(tmp_path / "softmax_sgd.py", *ONE_MODEL, *options, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    [line] = done.stderr.splitlines()
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    line = done.stderr
     assert "has files that are wrong" in line
     assert (tmp_path / "data" / TEST_IMAGES).read_bytes() == before
 
@@ -240,8 +244,9 @@ def test_no_test_leaves_out_the_test_and_nothing_else(run_here, finished_run):
         assert results[part] == pytest.approx(finished_run.results[part], rel=1e-4)
 
 
-def test_only_results_go_to_stdout(finished_run):
+def test_progress_and_where_the_results_are_go_to_stderr(finished_run):
     assert re.fullmatch(
+        r"(\d+ of 10 epochs, .*\n)*"  # on a slow machine
         r"searched in \d+\.\d s\nWrote results.json, model.npz and curves.npz to .*\n",
         finished_run.stderr,
     )
@@ -321,13 +326,14 @@ def test_on_a_terminal_progress_is_one_live_line(own_files):
 
     leader, follower = pty.openpty()
     options = (*ONE_MODEL, "--data-dir", own_files)
-    done = run(
-        "softmax_sgd.py", *options, capture_output=False, stdout=subprocess.DEVNULL, stderr=follower
-    )
+    command = [sys.executable, ROOT / "softmax_sgd.py", *map(str, options)]
+    env = os.environ | {"COLUMNS": "100"}
+    shown = ""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=follower, env=env):
+        while not re.search(r"searched in .* s\s", shown):
+            shown += os.read(leader, 100_000).decode()
     os.close(follower)
-    shown = os.read(leader, 100_000).decode()
     os.close(leader)
-    assert done.returncode == 0
     *live, last = [line.rstrip("\n") for line in shown.split("\r") if line.strip()]
     assert re.fullmatch(r"searched in \d+\.\d s", last), shown
     assert len(live) == 2, "not one live line for each epoch"
@@ -356,11 +362,14 @@ def test_ctrl_c_ends_a_search_with_one_line_and_status_130(own_files, tmp_path):
     command = [sys.executable, ROOT / "softmax_sgd.py", *map(str, options)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
     with subprocess.Popen(command, **pipes) as process:
-        assert process.stdout.readline().startswith("Images")
-        assert process.stdout.readline().startswith("Grid")
-        time.sleep(0.3)  # somewhere in the search
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        try:
+            assert process.stdout.readline().startswith("Images")
+            assert process.stdout.readline().startswith("Grid")
+            time.sleep(0.3)  # somewhere in the search
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, err.splitlines()[-1]) == (130, "interrupted")
     assert "Traceback" not in err
     assert os.listdir(tmp_path / "out") == []
@@ -372,11 +381,12 @@ def test_nothing_of_a_run_stays_in_a_process_that_goes_on(own_files):
 
     def state():
         handlers = {name: signal.getsignal(getattr(signal, name)) for name in names}
-        return handlers, threading.active_count(), np.geterr(), sys.getswitchinterval()
+        return handlers, np.geterr(), sys.getswitchinterval()
 
-    before = state()
+    before, threads = state(), set(threading.enumerate())
     main([*map(str, ONE_MODEL), "--data-dir", str(own_files)])
     assert state() == before
+    assert set(threading.enumerate()) <= threads, "a thread is still running"
 
 
 @pytest.mark.parametrize(("own", "used"), [(None, "1"), ("3", "3")])
@@ -394,6 +404,7 @@ def test_BLAS_gets_one_thread_unless_the_user_has_set_another_number(own, used):
             print("\\n", *[os.environ[name] for name in {names}])
     """
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout, done.stderr
     assert done.stdout.splitlines()[-1].split() == [used] * 4, done.stderr
 
 
@@ -432,7 +443,9 @@ def test_spurious_floating_point_errors_are_not_shown(own_files, tmp_path):
     (tmp_path / "spurious.c").write_text(SPURIOUS)
     library = tmp_path / "spurious.so"
     source = tmp_path / "spurious.c"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-lm"], check=True)
+    built = subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-lm"])
+    if built.returncode:
+        pytest.skip("the C compiler does not work")
     env = {**os.environ, "LD_PRELOAD": str(library), "PYTHONWARNINGS": "error"}
     product = "import numpy as np; np.ones((9, 9), 'f') @ np.ones((9, 9), 'f')"
     control = subprocess.run([sys.executable, "-c", product], env=env, capture_output=True)

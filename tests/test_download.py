@@ -25,7 +25,7 @@ from helpers import ROOT, run
 import download_data
 from download_data import FILES, SYSTEM
 
-TEST_LABELS, TRAIN_LABELS, TEST_IMAGES, TRAIN_IMAGES = FILES
+TEST_LABELS, TRAIN_LABELS, TEST_IMAGES, TRAIN_IMAGES = FILES  # in helpers.py, these are names
 LABELS = TEST_LABELS, TRAIN_LABELS  # the two small files
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
@@ -318,7 +318,7 @@ def test_after_a_stall_comes_the_next(monkeypatch, serve, assert_next_source_del
         download_data.TIMEOUT = 60
         stall(client, body)
 
-    monkeypatch.setattr(download_data, "TIMEOUT", 0.3)  # until the stalling server is asked
+    monkeypatch.setattr(download_data, "TIMEOUT", 2)  # until the stalling server is asked
     assert_next_source_delivers(serve(stall_and_give_others_time).url, "timed out")
 
 
@@ -341,7 +341,7 @@ def test_a_body_without_end_is_given_up(serve, assert_next_source_delivers):
 
 UNREACHABLE = {
     "http://127.0.0.1:1": "refused",
-    "http://nowhere.invalid": "[Nn]ame|getaddrinfo",
+    "http://nowhere.invalid": "[Nn]ame|getaddrinfo|[Tt]ry again",
     "https://127.0.0.1:{port}": "SSL",  # where a server without TLS listens
 }
 
@@ -414,7 +414,9 @@ def test_what_no_source_has_is_missing_and_the_rest_is_kept(tmp_path, download, 
     mirror = serve(lacks_the_first).url
     status, lines = download(tmp_path, mirror)
     assert lines[0].startswith(f"{mirror}: {TEST_LABELS.name}: "), lines[0]
-    assert lines[1] == verified(TRAIN_LABELS, tmp_path, mirror), "the source is asked for the rest"
+    assert lines[1] == verified(TRAIN_LABELS, tmp_path, mirror), (
+        "the source was not asked for the rest"
+    )
     assert lines[2].startswith(f"the course's server: {TEST_LABELS.name}: "), lines[2]
     assert lines[3].startswith(f"Zalando's server: {TEST_LABELS.name}: "), lines[3]
     # There is no system copy and no apt-get, so nothing is said of them.
@@ -428,7 +430,7 @@ def test_what_no_source_has_is_missing_and_the_rest_is_kept(tmp_path, download, 
 
     source = serve(server.good)
     assert download(tmp_path, source.url)[0] == 0
-    assert source.asked() == [f"/{TEST_LABELS.name}"], "what is right is not fetched again"
+    assert source.asked() == [f"/{TEST_LABELS.name}"], "a right file was fetched again"
     assert found(tmp_path) == names(LABELS)
 
 
@@ -525,6 +527,7 @@ def test_a_relative_folder_with_blanks_and_umlauts(tmp_path, monkeypatch, downlo
 
 CHILD = """
 import download_data
+download_data.TIMEOUT = 60
 download_data.SYSTEM /= "not installed"
 download_data.FILES = [f for f in download_data.FILES if f.name in {names}]
 download_data.main()
@@ -662,8 +665,8 @@ def apt_get(tmp_path, monkeypatch):
     return make
 
 
-# It delivers once, and works in its own folder only, as it must for who is not root. Its update
-# fails, which does no harm: another repository has the package.
+# It delivers once, and works in its own folder only, as it must for a user who is not root. Its
+# update fails, which does no harm: another repository has the package.
 APT_GET = """
 echo "Reading package lists..."
 case "$3 $5 $6 $7" in

@@ -40,7 +40,7 @@ def test_every_dtype_and_order_gives_the_same_numbers(folder, dtype, order):
     assert y_test.tolist() == Y[:3].tolist()
     for images in (X_train, X_test):
         assert images.dtype == np.float32
-        assert images.flags.c_contiguous, "whose rows are slow to take"
+        assert images.flags.c_contiguous, "not in rows: taking minibatches would be slow"
 
 
 def test_the_extremes_of_pixels_and_labels_are_valid(folder):

@@ -81,8 +81,8 @@ def test_a_whole_run_gives_what_a_plain_loop_gives(finished_run):
     assert_allclose(finished_run.model["W"], right.W, atol=1e-3, err_msg="W")
     assert_allclose(finished_run.model["b"], right.b, atol=1e-3, err_msg="b")
     for part in ("training", "validation", "test"):
-        printed = list(results[part].values())
-        assert_allclose(printed, getattr(right, part), atol=1e-3, err_msg=f"metrics of {part}")
+        reported = list(results[part].values())
+        assert_allclose(reported, getattr(right, part), atol=1e-3, err_msg=f"metrics of {part}")
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def test_a_model_that_diverges_harms_no_other_model_of_its_stack():
     with np.errstate(all="ignore"):
         W_stack, b_stack = sgd(W, b, X, y, np.array([1e6, 0.1]), np.array([1e6, 0.1]), batches)[:2]
     W_alone, b_alone = sgd(W[..., 1], b[..., 1], X, y, 0.1, 0.1, batches)[:2]
-    assert not np.isfinite(W_stack[..., 0]).all()
+    assert not np.isfinite(W_stack[..., 0]).all(), "the model that should diverge does not"
     assert_allclose(W_stack[..., 1], W_alone)
     assert_allclose(b_stack[..., 1], b_alone)
 
@@ -76,7 +76,7 @@ def test_a_model_that_diverges_harms_no_other_model_of_its_stack():
 
 
 @pytest.fixture(scope="module")
-def drift():
+def train_in_both_precisions():
     """What 400 steps do in float32 and in float64, from weights as large as trained ones.
 
     Returns a function (alphas, learning rates) -> {dtype: (W, b)} for a stack.
@@ -107,7 +107,7 @@ def drift():
 
 @pytest.mark.parametrize("learning_rate", Grid().learning_rates)
 @pytest.mark.parametrize("alpha", [1e-6, 1e-5, 1e-4, 1e-3])
-def test_float32_regularises_as_much_as_alpha_asks(drift, alpha, learning_rate):
+def test_float32_regularises_as_much_as_alpha_asks(train_in_both_precisions, alpha, learning_rate):
     """What alpha does to W, all in all, is within 3% of what it does in float64.
 
     Not so for the step (1 − εα)W − ε(dW − αW), which is equal on paper: if α is small, 1 − εα
@@ -115,7 +115,7 @@ def test_float32_regularises_as_much_as_alpha_asks(drift, alpha, learning_rate):
     """
     alphas, learning_rates = [0.0, alpha], [learning_rate] * 2
     effect = {}
-    for dtype, (W, _) in drift(alphas, learning_rates).items():
+    for dtype, (W, _) in train_in_both_precisions(alphas, learning_rates).items():
         W = W.astype(np.float64)
         effect[dtype] = (W[..., 1] - W[..., 0]).ravel()
     exact = effect[np.float64]
@@ -123,9 +123,9 @@ def test_float32_regularises_as_much_as_alpha_asks(drift, alpha, learning_rate):
     assert abs(share - 1) < 0.03, f"the effective alpha is {share:.2f} of {alpha}"
 
 
-def test_float32_moves_W_and_b_as_far_as_float64(drift):
+def test_float32_moves_W_and_b_as_far_as_float64(train_in_both_precisions):
     learning_rates = Grid().learning_rates
-    trained = drift([1e-4] * len(learning_rates), learning_rates)
+    trained = train_in_both_precisions([1e-4] * len(learning_rates), learning_rates)
     for name, ours, right in zip("Wb", trained[np.float32], trained[np.float64], strict=True):
         assert ours.dtype == np.float32, f"{name} is {ours.dtype}"
         assert_allclose(ours, right, rtol=1e-3, atol=1e-4, err_msg=name)
