@@ -70,9 +70,23 @@ def plain_run(folder):
     )
 
 
-def test_a_whole_run_gives_what_a_plain_loop_gives(finished_run):
+@pytest.fixture(scope="module")
+def right(finished_run):
+    return plain_run(finished_run.own_files)
+
+
+def test_exchanged_indices_would_show_in_the_plain_run(right):
+    """The indices of its winner differ, and none is the first or the last of several."""
+    axes = [list(values) for values in GRID.axes().values()]
+    indices = [values.index(best) for values, best in zip(axes, right.best, strict=True)]
+    advice = f"choose another GRID or SEED in helpers.py: the winner has the indices {indices}"
+    assert len(set(indices)) == len(indices), advice
+    for i, values in zip(indices, axes, strict=True):
+        assert len(values) == 1 or 0 < i < len(values) - 1, advice
+
+
+def test_a_whole_run_gives_what_a_plain_loop_gives(finished_run, right):
     """All curves; then the winner, its weights, and its metrics. Float32 differs by some 1e-4."""
-    right = plain_run(finished_run.own_files)
     ours, results = finished_run.curves, finished_run.results
     for name in ("cross_entropy", "accuracy"):
         message = f"validation {name} of all points"
