@@ -28,6 +28,12 @@ settings.load_profile("steady")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items):
+    """The lemmas on the mathematics come first, as they name a mistake best."""
+    lemmas = ("test_gradients", "test_model", "test_search", "test_sgd")
+    items.sort(key=lambda item: item.path.stem not in lemmas)
+
+
 @pytest.fixture(params=[(), (3,)], ids=["one model", "a stack of 3"])
 def problem(request):
     """A small problem in float64, far from any optimum: X, y, and W, b of one model or a stack."""
