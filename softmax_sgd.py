@@ -72,7 +72,7 @@ def load(data_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """Read X, y, X_test, y_test from the assignment's four files, with pixels divided by 255.
 
     Images are float32 (n, m), labels integers (n,). Raises DataError, naming the file, if one is
-    missing or damaged, or if pixels are not within 0..255 or labels are not classes.
+    missing or damaged, or if pixels are not scaled to 0..255 or labels are not classes.
     """
     X, y = load_part(data_dir, "train")
     X_test, y_test = load_part(data_dir, "test")
@@ -185,7 +185,7 @@ def evaluate(W, b, X, y) -> Metrics:
 
 
 def loss(W, b, X, y, alpha) -> np.ndarray:
-    """The regularised cross-entropy (2), which SGD minimises. Only the tests compute it."""
+    """The regularised cross-entropy (2), which SGD minimises without computing its value."""
     return evaluate(W, b, X, y).cross_entropy + alpha / 2 * np.square(W).sum(axis=(0, 1))
 
 
@@ -301,9 +301,7 @@ def search(
     history = []  # for each epoch, the metrics of all models: (2, models)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for epoch in range(1, grid.epochs + 1):
-            metrics = list(
-                pool.map(train_one_epoch, stacks)
-            )  # of each stack: two rows of K numbers
+            metrics = list(pool.map(train_one_epoch, stacks))  # each is two rows of K numbers
             history.append(np.concatenate(metrics, axis=1))
             progress(epoch, min(stack.lowest.min() for stack in stacks))
 
