@@ -30,7 +30,7 @@ CLASSES = NAMES.split(", ")
 # Two colours that no kind of colour blindness confuses, one dark and one light in black and white.
 BLUE, ORANGE, GREY = "#00508c", "#a85000", "#666666"
 # Of the alphas, from the smallest; in black and white, all differ but for the last two.
-ALPHA_COLOURS = ("black", BLUE, "#3f86c8", ORANGE)
+ALPHA_COLOURS = ("black", "#0072b2", "#3fa0dc", ORANGE)
 BATCH_SIZE_MARKS = "osD^"
 SHADES = LinearSegmentedColormap.from_list("shades", ["white", "#c4dbec", "#6fa8d6"])
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#d97b00", "white", "#00355f"])
@@ -154,10 +154,10 @@ def one_curve(axes, marksize: float, legend: str) -> None:
         means = [lowest[..., k][np.isclose(ratios, ratio)].mean() for ratio in different]
         axes.plot(different * apart[k], means, color=colour, linewidth=marksize / 7)
         for i, mark in zip(range(len(batch_sizes)), BATCH_SIZE_MARKS, strict=True):
-            look = {"color": colour, "mfc": "white", "ms": marksize, "mew": marksize / 4}
+            look = {"color": colour, "mec": "white", "ms": 1.3 * marksize, "mew": marksize / 9}
             axes.plot(ratios[i] * apart[k], lowest[i, :, k], mark, **look)
     handles = [
-        Line2D([], [], color="black", mfc="white", marker=mark, ls="", ms=marksize, label=size)
+        Line2D([], [], color="black", marker=mark, ls="", ms=marksize, label=size)
         for size, mark in zip(batch_sizes, BATCH_SIZE_MARKS)
     ]
     look = {"ncols": len(handles), "columnspacing": 0.8, "handletextpad": 0.3}
@@ -165,7 +165,7 @@ def one_curve(axes, marksize: float, legend: str) -> None:
         handles=handles, title=legend, loc=(0.36, 0.8), handlelength=1, frameon=False, **look
     )
     i, j, k = np.unravel_index(lowest.argmin(), lowest.shape)
-    ring(axes, ratios[i, j] * apart[k], lowest[i, j, k], 2.5 * marksize)
+    ring(axes, ratios[i, j] * apart[k], lowest[i, j, k], 4 * marksize)
     ticks = 1 / np.array([12800, 6400, 3200, 1600, 800, 400, 200])
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -175,7 +175,7 @@ def one_curve(axes, marksize: float, legend: str) -> None:
 
 def ring(axes, x: float, y: float, size: float) -> None:
     """Mark the chosen point."""
-    axes.plot(x, y, "o", mfc="none", mec="#b00000", ms=size, mew=size / 9)
+    axes.plot(x, y, "o", mfc="none", mec="#b00000", ms=size, mew=size / 12)
 
 
 def search() -> Figure:
@@ -184,7 +184,7 @@ def search() -> Figure:
     everything = arrays("curves")["cross_entropy"]
     *model, epoch = np.unravel_index(everything.argmin(), everything.shape)
     chosen = everything[tuple(model)]
-    figure = Figure((FULL_WIDTH, 6.1 * CM))
+    figure = Figure((FULL_WIDTH, 5.8 * CM))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     one_curve(left, marksize=3.4, legend="minibatches of")
     left.set_title("lowest validation cross-entropy of each model")
@@ -215,7 +215,7 @@ def confusion() -> Figure:
         axes.text(10.9, true + 0.5, f"{accuracy:.1%}", size=7.5, **CENTRED)
     slanted = {"rotation": 55, "rotation_mode": "anchor", "ha": "left", "va": "baseline"}
     axes.xaxis.tick_top()
-    axes.set_xticks([*np.arange(10) + 0.6, 11], [*CLASSES, "correct"], **slanted)
+    axes.set_xticks([*np.arange(10) + 0.6, 11], [*CLASSES, "correct"], size=8, **slanted)
     axes.set_yticks(np.arange(10) + 0.5, CLASSES)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
@@ -270,7 +270,7 @@ def plane() -> Figure:
         axes.plot(*examples.T, "ko-", markersize=3.5, linewidth=0.8)
         for x1, x2 in examples:
             # (1, 1) and (1, 2) have free space on their left, the others on their right.
-            x, align = (x1 - 0.2, "right") if x1 == 1 else (x1 + 0.2, "left")
+            x, align = (x1 - 0.25, "right") if x1 == 1 else (x1 + 0.25, "left")
             axes.text(x, x2, f"({x1}, {x2})".replace("-", "−"), ha=align, va="center")
         inside = path[(path < 2.5).all(axis=1)]
         axes.plot(*inside.T, color=colour, linewidth=1.4)
