@@ -28,10 +28,11 @@ WIDTH, FULL_WIDTH = 14 * CM, 18.1 * CM  # of the text; with the margin beside it
 NAMES = "T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot"
 CLASSES = NAMES.split(", ")
 # Two colours that no kind of colour blindness confuses, one dark and one light in black and white.
-BLUE, ORANGE, GREY = "#00508c", "#a85000", "#666666"
+BLUE, ORANGE, GREY, RED = "#00508c", "#a85000", "#666666", "#b00000"
 # Of the alphas, from the smallest; in black and white, all differ but for the last two.
 ALPHA_COLOURS = ("black", "#0072b2", "#3fa0dc", ORANGE)
 BATCH_SIZE_MARKS = "osD^"
+MARK_SIZES = (1.7, 1.35, 1.1, 0.95)  # so that one does not hide another below it
 SHADES = LinearSegmentedColormap.from_list("shades", ["white", "#c4dbec", "#6fa8d6"])
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#d97b00", "white", "#00355f"])
 CENTRED = {"ha": "center", "va": "center_baseline"}
@@ -111,14 +112,15 @@ def xor() -> Figure:
     floor, plane = (np.array([at(*corner, height) for corner in corners]) for height in (0, 0.5))
     axes.fill(*floor.T, facecolor="none", edgecolor=GREY, linewidth=0.5)
     axes.fill(*plane.T, facecolor=BLUE, alpha=0.18, linewidth=0)
-    axes.text(0.62, 0.63, "ŷ", color=BLUE, ha="right", size=9, style="italic")
-    axes.text(0.66, 0.63, "= ½", color=BLUE, ha="left", size=9)
+    axes.text(0.36, 0.57, "ŷ", color=BLUE, ha="right", size=9, style="italic")
+    axes.text(0.4, 0.57, "= ½", color=BLUE, ha="left", size=9)
     for x1, x2 in corners:
         y = x1 ^ x2
         (x, low), (_, high) = at(x1, x2, min(y, 0.5)), at(x1, x2, max(y, 0.5))
         axes.plot([x, x], [low, high], color=ORANGE, linewidth=1.4)
         sign = "+½" if y else "−½"
-        axes.text(x + 0.04, (low + high) / 2, sign, color=ORANGE, va="center", size=9)
+        side, align = (0.04, "left") if x2 else (-0.04, "right")
+        axes.text(x + side, (low + high) / 2, sign, color=ORANGE, ha=align, va="center", size=9)
         axes.plot(*at(x1, x2, 0), "x", color=GREY, ms=4)  # where the point stands on the floor
         axes.plot(*at(x1, x2, y), "o", color="black" if y else "white", mec="black", ms=4.5)
         side, align = (0.07, "left") if x1 else (-0.07, "right")
@@ -135,7 +137,7 @@ def xor() -> Figure:
 # --- Problem 3 ------------------------------------------------------------------------------------
 
 
-CURVE_RANGE = (0.4, 0.454)  # of the cross-entropies shown
+CURVE_RANGE = (0.396, 0.454)  # of the cross-entropies shown
 
 
 def one_curve(axes, marksize: float, legend: str) -> None:
@@ -153,19 +155,19 @@ def one_curve(axes, marksize: float, legend: str) -> None:
     for k, colour in zip(range(n_alphas), ALPHA_COLOURS, strict=True):
         means = [lowest[..., k][np.isclose(ratios, ratio)].mean() for ratio in different]
         axes.plot(different * apart[k], means, color=colour, linewidth=marksize / 7)
-        for i, mark in zip(range(len(batch_sizes)), BATCH_SIZE_MARKS, strict=True):
-            look = {"color": colour, "mec": "white", "ms": 1.3 * marksize, "mew": marksize / 9}
+        for i, (mark, size) in enumerate(zip(BATCH_SIZE_MARKS, MARK_SIZES, strict=True)):
+            look = {"color": colour, "mec": "white", "ms": size * marksize, "mew": marksize / 9}
             axes.plot(ratios[i] * apart[k], lowest[i, :, k], mark, **look)
     handles = [
-        Line2D([], [], color="black", marker=mark, ls="", ms=marksize, label=size)
-        for size, mark in zip(batch_sizes, BATCH_SIZE_MARKS)
+        Line2D([], [], color="black", marker=mark, ls="", ms=size * marksize, label=batch_size)
+        for batch_size, mark, size in zip(batch_sizes, BATCH_SIZE_MARKS, MARK_SIZES)
     ]
     look = {"ncols": len(handles), "columnspacing": 0.8, "handletextpad": 0.3}
     axes.legend(
         handles=handles, title=legend, loc=(0.36, 0.8), handlelength=1, frameon=False, **look
     )
     i, j, k = np.unravel_index(lowest.argmin(), lowest.shape)
-    ring(axes, ratios[i, j] * apart[k], lowest[i, j, k], 4 * marksize)
+    point_out(axes, ratios[i, j] * apart[k], lowest[i, j, k])
     ticks = 1 / np.array([12800, 6400, 3200, 1600, 800, 400, 200])
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -173,9 +175,12 @@ def one_curve(axes, marksize: float, legend: str) -> None:
     axes.set(xlim=(1 / 17000, 1 / 130), ylim=CURVE_RANGE)
 
 
-def ring(axes, x: float, y: float, size: float) -> None:
+def point_out(axes, x: float, y: float) -> None:
     """Mark the chosen point."""
-    axes.plot(x, y, "o", mfc="none", mec="#b00000", ms=size, mew=size / 12)
+    arrow = {"arrowstyle": "-|>", "color": RED, "shrinkA": 0, "shrinkB": 3}
+    axes.annotate(
+        "chosen", (x, y), (x, 0.398), color=RED, ha="center", va="center", arrowprops=arrow
+    )
 
 
 def search() -> Figure:
@@ -184,7 +189,7 @@ def search() -> Figure:
     everything = arrays("curves")["cross_entropy"]
     *model, epoch = np.unravel_index(everything.argmin(), everything.shape)
     chosen = everything[tuple(model)]
-    figure = Figure((FULL_WIDTH, 5.8 * CM))
+    figure = Figure((FULL_WIDTH, 5.6 * CM))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     one_curve(left, marksize=3.4, legend="minibatches of")
     left.set_title("lowest validation cross-entropy of each model")
@@ -196,7 +201,7 @@ def search() -> Figure:
         left.text(step / 10500, 0.405, text, color=colour, va="center")
     epochs = np.arange(1, len(chosen) + 1)
     right.plot(epochs, chosen, ".-", color=BLUE, linewidth=0.8, markersize=3)
-    ring(right, best["epochs"], chosen[epoch], 8.5)
+    point_out(right, best["epochs"], chosen[epoch])
     right.set_title("validation cross-entropy of the chosen model")
     right.set(xlabel="epoch", xlim=(0, len(chosen) + 1))
     right.tick_params(labelleft=False)
@@ -208,7 +213,7 @@ def confusion() -> Figure:
     counts = np.array(read("winner")["confusion"])
     right = np.eye(len(counts), dtype=bool)
     mistakes = np.where(right, 0, counts)
-    figure = Figure((9 * CM, 6.2 * CM))
+    figure = Figure((9 * CM, 5.9 * CM))
     axes = figure.subplots()
     cells(axes, mistakes, np.where(counts, counts, ""), right, 1.1 * mistakes.max())
     for true, accuracy in enumerate(counts.diagonal() / counts.sum(axis=1)):
@@ -226,15 +231,16 @@ def confusion() -> Figure:
 
 def weights() -> Figure:
     """The ten columns of W as images: blue raises the score of the class, orange lowers it."""
-    W, figure = arrays("model")["W"], Figure((8.9 * CM, 6 * CM), layout="none")
+    W, figure = arrays("model")["W"], Figure((8.9 * CM, 5.7 * CM), layout="none")
     bound = np.quantile(np.abs(W), 0.995)
     for k, name in enumerate(CLASSES):
         row, column = divmod(k, 5)
         axes = figure.add_axes((0.01 + 0.2 * column, 0.6 - 0.39 * row, 0.18, 0.267))
         shown = image(axes, W[:, k], SIGNED, -bound, bound)
-        axes.set_title(name, loc="center", size=7.5, pad=2)
+        axes.set_title(name, loc="center", size=7.5, pad=3)
     bar = figure.add_axes((0.2, 0.12, 0.6, 0.03))
-    figure.colorbar(shown, cax=bar, orientation="horizontal", ticks=[-0.5, 0, 0.5])
+    ticks = [-0.5, 0, 0.5]  # a few weights are beyond the ends
+    figure.colorbar(shown, cax=bar, orientation="horizontal", ticks=ticks, extend="both")
     bar.set_xticklabels(["−0.5", "0", "+0.5"], size=7.5)
     bar.tick_params(width=0.5, length=2)
     return figure

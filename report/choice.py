@@ -26,7 +26,7 @@ def measure() -> tuple[dict, dict]:
         "averaged": best_average(grid, curves),
         "shared_ratios": [r for r, models in by_ratio(grid, lowest).items() if len(models) > 1],
         "ratios_of_seeds": [spreads(grid, one) for one in arrays("seeds")["lowest"]],
-        "alphas": compare_alphas(grid, lowest),
+        "alphas": compare_alphas(lowest),
         "flattery": flattery(runs, read("optimum")["splits"]),
     }
     return facts, {}
@@ -84,20 +84,18 @@ def spreads(grid: Grid, lowest: np.ndarray) -> dict:
     }
 
 
-def compare_alphas(grid: Grid, lowest: np.ndarray) -> dict:
+def compare_alphas(lowest: np.ndarray) -> dict:
     """How much worse the largest alpha is than the smallest, and how much the others differ.
 
     Each difference is that of models with the same batch size and learning rate.
     """
     worse = lowest[..., -1] - lowest[..., 0]
     others = np.ptp(lowest[..., :-1], axis=-1)
-    i, j = np.unravel_index(others.argmax(), others.shape)
     return {
         "pairs": worse.size,
         "worse": [float(worse.min()), float(worse.max())],
         "others_median": float(np.median(others)),
         "others_largest": float(others.max()),
-        "others_largest_at": grid.batch_sizes[i] / grid.learning_rates[j],  # n/ε
     }
 
 

@@ -29,9 +29,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
-    """The lemmas on the mathematics come first, as they name a mistake best."""
-    lemmas = ("test_gradients", "test_model", "test_search", "test_sgd")
-    items.sort(key=lambda item: item.path.stem not in lemmas)
+    """The lemmas on the mathematics come first, each before those that build on it."""
+    lemmas = ["test_model", "test_gradients", "test_sgd", "test_search"]
+    items.sort(key=lambda item: [*lemmas, item.path.stem].index(item.path.stem))
 
 
 @pytest.fixture(params=[(), (3,)], ids=["one model", "a stack of 3"])

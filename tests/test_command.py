@@ -115,7 +115,9 @@ def error_line(own_files, capsys, *options):
     with pytest.raises(SystemExit) as stop:
         main([str(option) for option in (*options, "--data-dir", own_files)])
     assert stop.value.code == 1
-    return capsys.readouterr().err.splitlines()[-1]
+    stderr = capsys.readouterr().err
+    assert stderr, "nothing is said on stderr"
+    return stderr.splitlines()[-1]
 
 
 def test_a_batch_size_above_the_number_of_training_images_is_refused(own_files, capsys):

@@ -79,10 +79,11 @@ def test_the_accuracy_is_the_fraction_whose_own_class_is_the_most_probable(probl
     assert_allclose(evaluate(p.W, p.b, p.X, p.y).accuracy, correct.mean(axis=-1))
 
 
-def test_zero_weights_give_every_class_the_same_probability():
+def test_zero_weights_give_every_class_the_same_probability_and_predict_the_first():
     W, b = np.zeros((5, 4)), np.zeros(4)
-    cross_entropy, _ = evaluate(W, b, np.ones((6, 5)), np.array([0, 1, 2, 3, 0, 1]))
+    cross_entropy, accuracy = evaluate(W, b, np.ones((6, 5)), np.array([0, 1, 2, 3, 0, 1]))
     assert_allclose(cross_entropy, np.log(4))
+    assert_allclose(accuracy, 2 / 6)
 
 
 def test_the_mean_of_many_losses_is_as_exact_as_one():

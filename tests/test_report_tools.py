@@ -107,14 +107,12 @@ def test_models_are_grouped_by_the_ratio_of_batch_size_and_learning_rate():
 def test_the_alphas_are_compared_at_the_same_batch_size_and_learning_rate():
     base = np.array([[0.4, 0.5], [0.6, 0.8]])
     lowest = np.stack([base, base + 0.01, base + np.array([[0.1, 0.2], [0.3, 0.4]])], axis=-1)
-    grid = GRID._replace(batch_sizes=(10, 20), learning_rates=(0.1, 0.2))
     lowest[1, 0, 1] += 0.05
-    facts = choice.compare_alphas(grid, lowest)
+    facts = choice.compare_alphas(lowest)
     assert facts["pairs"] == 4
     assert facts["worse"] == pytest.approx([0.1, 0.4])
     assert facts["others_median"] == pytest.approx(0.01)
     assert facts["others_largest"] == pytest.approx(0.06)
-    assert facts["others_largest_at"] == pytest.approx(200)
 
 
 def test_neighbours_and_rivals_are_those_of_the_lowest_point():

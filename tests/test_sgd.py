@@ -16,6 +16,7 @@ from softmax_sgd import Grid, gradients, minibatches, sgd
 def test_an_epoch_has_every_row_once_in_batches_of_the_size(n, batch_size, seed):
     rows = np.arange(100, 100 + n)  # row numbers, not positions
     batches = list(minibatches(rows, batch_size, np.random.default_rng(seed)))
+    assert rows.tolist() == list(range(100, 100 + n)), "the caller's rows were changed"
     assert sorted(np.concatenate(batches)) == rows.tolist(), "not every row comes exactly once"
     sizes = [len(batch) for batch in batches]
     full, rest = divmod(n, batch_size)
@@ -39,6 +40,12 @@ def test_without_a_minibatch_nothing_changes(problem):
     assert_array_equal(b, p.b)
 
 
+def test_sgd_leaves_its_arguments_alone(problem):
+    p = problem
+    batches = [np.array([7, 2, 11])]
+    assert_leaves_arguments_alone(sgd, p.W, p.b, p.X, p.y, p.alpha, p.learning_rate, batches)
+
+
 def test_each_minibatch_is_one_step_down_its_own_gradients(problem):
     """Also the last and shorter one, and for each model of a stack with its own rate and alpha."""
     p = problem
@@ -51,12 +58,6 @@ def test_each_minibatch_is_one_step_down_its_own_gradients(problem):
         W, b = sgd(p.W, p.b, p.X, p.y, p.alpha, p.learning_rate, batches[:steps])[:2]
         assert_allclose(W, right_W, err_msg=f"W after step {steps}: not W − ε dW")
         assert_allclose(b, right_b, err_msg=f"b after step {steps}: not b − ε db")
-
-
-def test_sgd_leaves_its_arguments_alone(problem):
-    p = problem
-    batches = [np.array([7, 2, 11])]
-    assert_leaves_arguments_alone(sgd, p.W, p.b, p.X, p.y, p.alpha, p.learning_rate, batches)
 
 
 def test_a_model_that_diverges_harms_no_other_model_of_its_stack():
