@@ -110,7 +110,7 @@ def mismatch(path: Path, file: File) -> str:
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 == file.sha256:
         return ""
-    return f"{path.name} has {len(content)} bytes with the SHA-256 {sha256[:8]}..."
+    return f"{path.name} has {len(content)} bytes (SHA-256 {sha256[:8]}...)"
 
 
 def fetch(files: list[File], data_dir: Path, folder: Path, mirror: str | None) -> list[File]:

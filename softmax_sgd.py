@@ -7,7 +7,7 @@ To run it, with Python 3.10 or newer, in the folder of this file:
     .venv/bin/python softmax_sgd.py
 
 (On Windows: `py -m venv .venv`, and then `.venv\Scripts\python`.) The last command downloads the
-data if they are missing; the search takes two to three minutes on two cores (--help: options).
+data if they are missing; the search takes two to four minutes on two cores (--help: options).
 Another processor may round differently, which can change the last digits or even the winner.
 
 For an image x, the model predicts the probability of each class k:
@@ -125,8 +125,8 @@ def read_npy(path: Path) -> np.ndarray:
             array = np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError:
         raise DataError(
-            f"{path}: no such file. To fetch Fashion-MNIST into a folder DIR: "
-            "python download_data.py --data-dir DIR"
+            f"{path}: no such file. Four are needed: fashion_mnist_{{train,test}}_{{images,labels}}"
+            ".npy. To fetch Fashion-MNIST into a folder DIR: python download_data.py --data-dir DIR"
         ) from None
     except Exception as error:  # for a damaged header, NumPy raises half a dozen types
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
@@ -250,8 +250,7 @@ class Stack:
 
     def __init__(self, m, dtype, seed, batch_size, learning_rates, alphas):
         self.batch_size = batch_size
-        # Copies, so that whoever changes them changes no other stack's.
-        self.learning_rates, self.alphas = np.array(learning_rates), np.array(alphas)
+        self.learning_rates, self.alphas = learning_rates, alphas
         # Seeded so that a model sees the same minibatches whatever else is in the grid.
         self.rng = np.random.default_rng([seed, batch_size])
         # The loss is convex, so any starting point will do; we use zero.
@@ -388,7 +387,7 @@ def run_experiment(options: argparse.Namespace) -> None:
 
     print_lowest(grid, without_diverged(curves).min(axis=-1))
     print("\nBest: " + ", ".join(f"{spaced(name)} {value}" for name, value in best.items()))
-    print_edges(axes, best)
+    print_edges(axes, best, explore_hint=not options.no_test)
     print()
     for part, (cross_entropy, accuracy) in metrics.items():
         print(f"{part.capitalize()} cross-entropy (unregularized): {cross_entropy:.4f}")
@@ -454,7 +453,7 @@ def print_aligned(rows: list[list[str]]) -> None:
         print("  ".join(map(str.rjust, row, widths)).rstrip())
 
 
-def print_edges(axes: dict, best: dict) -> None:
+def print_edges(axes: dict, best: dict, explore_hint: bool) -> None:
     """Print a note for each best value that is the smallest or the largest of several tried."""
     smallest = {"batch_size": 1, "epochs": 1}  # nothing smaller can be tried; for alpha, 0
     notes = []
@@ -466,8 +465,10 @@ def print_edges(axes: dict, best: dict) -> None:
             notes.append(
                 f"Note: {spaced(name)} {value} is at the edge of the grid; try {change} ones"
             )
-    if notes:
-        print(*notes, "Note: explore with --no-test until the grid is final", sep="\n")
+    if notes and explore_hint:
+        notes.append("Note: explore with --no-test until the grid is final")
+    for note in notes:
+        print(note)
 
 
 def save(folder: Path, results: dict, grid: Grid, curves: Metrics, W, b) -> None:
@@ -556,7 +557,7 @@ def main(argv: list[str] | None = None) -> None:
     interval = sys.getswitchinterval()
     try:
         # Threads wait for each other between NumPy's calls; by default, for up to 0.005 seconds.
-        sys.setswitchinterval(0.001)  # takes about 0.9 of the time
+        sys.setswitchinterval(0.001)  # with this, the search takes about 0.9 of the time
         # Some NumPys for macOS warn of floating-point errors that did not happen. This does not
         # reach the threads of the search: see train_epoch.
         with np.errstate(all="ignore"):

@@ -36,6 +36,7 @@ def neighbours_and_rivals(curves: Metrics) -> dict:
     """The winner's cross-entropy one epoch earlier and later, and how near other models come."""
     values = curves.cross_entropy
     *model, epoch = best_point(curves)
+    assert 0 < epoch < values.shape[-1] - 1, "the winner has no epoch on one side; try more epochs"
     lowest, last = values.min(axis=-1), values.shape[-1] - LAST_EPOCHS
     return {
         "before_and_after": [float(values[(*model, e)]) for e in (epoch - 1, epoch + 1)],
@@ -69,15 +70,16 @@ def by_ratio(grid: Grid, lowest: np.ndarray) -> dict[float, np.ndarray]:
 
 
 def spreads(grid: Grid, lowest: np.ndarray) -> dict:
-    """For each alpha, the largest difference within an n/ε, that of all models, and the best n/ε.
+    """For each alpha, the largest differences within an n/ε and between them, and the best n/ε.
 
-    The best n/ε has the lowest mean over its models.
+    The differences are those at the n/ε that several models share. The best n/ε of all has the
+    lowest mean over its models.
     """
     groups = by_ratio(grid, lowest)
-    within = [values.max(axis=0) - values.min(axis=0) for values in groups.values()]
+    shared = [values for values in groups.values() if len(values) > 1]
     return {
-        "within": np.max(within, axis=0).tolist(),
-        "between": (lowest.max(axis=(0, 1)) - lowest.min(axis=(0, 1))).tolist(),
+        "within": np.max([np.ptp(values, axis=0) for values in shared], axis=0).tolist(),
+        "between": np.ptp(np.concatenate(shared), axis=0).tolist(),
         "best": [
             min(groups, key=lambda r: groups[r][:, k].mean()) for k in range(len(grid.alphas))
         ],

@@ -5,6 +5,12 @@ as the gradient becomes shorter (Nocedal and Wright, Numerical Optimization, sec
 trust-krylov of scipy.optimize.minimize compares losses, whose rounding errors stop it at a distance
 of about 4e-5 from the minimum, too far to be sure of the digits shown.
 
+How exact the cross-entropies are: let W be within d of the best one, and db = 0. No image is longer
+than 28, so the error of W changes no difference z_j - z_k by more than u = 28 √2 d. The error of b
+changes none by more than 9 u: if its ten entries, sorted, had a gap of more than u between two
+neighbours, the classes above the gap would be more probable on every image than at the minimum, but
+db = 0 fixes their mean probability. So no cross-entropy is wrong by more than 10 u.
+
 Writes report/results/optimum.json.
 """
 

@@ -125,10 +125,6 @@ def html_page(client, body):
     answer(client, b"<!DOCTYPE html><html><title>Please log in</title></html>")
 
 
-def forbidden(client, body):
-    answer(client, b"<Error><Code>AccessDenied</Code></Error>", status="403 Forbidden")
-
-
 def not_found(client, body):
     answer(client, b"", status="404 Not Found")
 

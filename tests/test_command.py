@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from helpers import GRID, GRID_OPTIONS, ROOT, SEED, TEST_IMAGES, run, write_own_files
 
-from softmax_sgd import Grid, main
+from softmax_sgd import Grid, evaluate, main, print_edges, print_lowest
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals or terminals")
 ONE_MODEL = ("--batch-sizes", 8, "--learning-rates", 0.1, "--alphas", 0.01, "--epochs", 2)
@@ -43,14 +43,12 @@ def run_here(own_files, tmp_path, capsys):
 def test_help_shows_the_options_with_their_defaults():
     done = run("softmax_sgd.py", "--help", env=os.environ | {"COLUMNS": "1000", "NO_COLOR": "1"})
     text = " ".join(done.stdout.split())
-    options = re.findall(r"(?<= )--[a-z-]+(?= )", text.partition("options:")[2].partition("To ")[0])
-    assert options == [
-        *("--help", "--batch-sizes", "--learning-rates", "--alphas", "--epochs"),
-        *("--seed", "--data-dir", "--output", "--no-test"),
-    ]
-    for values in (*Grid()[:-1], (Grid().epochs,), (0,)):
-        assert f"(default: {' '.join(map(str, values))})" in text
-    assert "None" not in text
+    for option in ("batch-sizes", "learning-rates", "alphas", "epochs", "seed", "data-dir"):
+        assert f"--{option} " in text
+    for option in ("output DIR", "no-test"):
+        assert f"--{option} " in text
+    for default in ("8 16 32 64", "0.005 0.01 0.02 0.05", "0.0 1e-05 0.0001 0.001", "60", "0"):
+        assert f"(default: {default})" in text
     assert text.endswith("--batch-sizes 64 --epochs 5 --no-test"), "no quick example"
 
 
@@ -87,7 +85,6 @@ def test_values_are_sorted_and_repeated_ones_are_tried_once(run_here):
         (("--batch-sizes", "0"), "--batch-sizes: '0' is not a whole number of 1 or more"),
         (("--batch-sizes", "16,32"), "1 or more; separate several by spaces"),
         (("--batch-sizes", "64.0"), "--batch-sizes: '64.0' is not a whole number of 1 or more"),
-        (("--batch-sizes",), "--batch-sizes: expected at least one argument"),
         (("--learning-rates", "0"), "--learning-rates: '0' is not a number above 0"),
         (("--learning-rates", "nan"), "--learning-rates: 'nan' is not a number above 0"),
         (("--learning-rates", "0,1"), "--learning-rates: '0,1' is not a number above 0"),
@@ -96,7 +93,6 @@ def test_values_are_sorted_and_repeated_ones_are_tried_once(run_here):
         (("--epochs", "0"), "--epochs: '0' is not a whole number of 1 or more"),
         (("--epochs", "many"), "--epochs: 'many' is not a whole number of 1 or more"),
         (("--seed", "-1"), "--seed: '-1' is not a whole number of 0 or more"),
-        (("--quick",), "unrecognized arguments: --quick"),
         (("--output", str(ROOT / "README.md")), "--output: "),
     ],
 )
@@ -156,18 +152,6 @@ def test_the_default_folder_is_verified_however_it_is_named(tmp_path, options):
 # --- What is printed ------------------------------------------------------------------------------
 
 
-def table_after(title, text):
-    """The rows of the table below a line that begins with `title`, split into cells."""
-    lines = text.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith(title)) + 1
-    rows = []
-    for line in lines[start:]:
-        if not line or line.startswith("by"):
-            return rows
-        rows.append(line.split())
-    return rows
-
-
 def test_the_first_lines_tell_the_split_with_its_seed_and_the_size_of_the_grid(finished_run):
     lengths = " x ".join(str(len(values)) for values in GRID.axes().values())
     names = " x ".join(name.replace("_", " ") for name in GRID.axes())
@@ -178,72 +162,8 @@ def test_the_first_lines_tell_the_split_with_its_seed_and_the_size_of_the_grid(f
     ]
 
 
-def test_the_tables_have_the_lowest_cross_entropy_for_each_value_tried(finished_run):
-    curve = finished_run.curves["cross_entropy"]
-
-    def cell(values):
-        mark = "*" if values.min() == curve.min() else ""
-        return f"{values.min():.4f}{mark}"
-
-    rows = [["batch", "size", *map(str, GRID.learning_rates)]]
-    for i, batch_size in enumerate(GRID.batch_sizes):
-        rows.append([str(batch_size), *(cell(curve[i, j]) for j in range(4))])
-    assert table_after("Lowest validation cross-entropy", finished_run.stdout) == rows
-
-    rows = [["alpha", *map(str, GRID.alphas)], [cell(curve[:, :, k]) for k in range(5)]]
-    assert table_after("by alpha", finished_run.stdout) == rows
-
-
-def test_the_columns_are_aligned_for_any_grid_also_if_models_diverge(run_here):
-    rates = ("0.1", "0.000123456", "1e+38")
-    out, _ = run_here("--batch-sizes", 4, 16, "--learning-rates", *rates, "--epochs", 2)
-    lines = out.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("batch size"))
-    ends = [{match.end() for match in re.finditer(r"[^ *]+", line)} for line in lines[start:][:3]]
-    assert ends[1] == ends[2] == ends[0] - {len("batch")}, "\n".join(lines[start:][:3])
-    assert [line.split()[-1] for line in lines[start:][1:3]] == ["diverged"] * 2
-    assert "8 of 24 models diverged." in lines
-
-
-@pytest.mark.parametrize(
-    ("grid", "notes"),
-    [
-        (
-            "--batch-sizes 4 --learning-rates 0.1 0.4 --alphas 0 0.5 --epochs 3",
-            ["learning rate 0.4: larger", "epochs 3: larger"],
-        ),
-        (
-            "--batch-sizes 9 30 --learning-rates 0.4 2 --alphas 0 0.5 --epochs 6",
-            ["batch size 9: smaller", "learning rate 0.4: smaller", "epochs 6: larger"],
-        ),
-        (
-            "--batch-sizes 9 30 --learning-rates 0.4 --alphas 0.1 0.5 --epochs 6",
-            ["batch size 30: larger", "alpha 0.1: smaller", "epochs 6: larger"],
-        ),
-    ],
-)
-def test_a_best_value_at_the_edge_of_the_grid_gets_a_note(run_here, grid, notes):
-    """But not one without others beside it, nor alpha 0, below which there is none."""
-    out, _ = run_here(*grid.split())
-    lines = [line for line in out.splitlines() if line.startswith("Note")]
-    expected = []
-    for note in notes:
-        value, change = note.split(": ")
-        expected.append(f"Note: {value} is at the edge of the grid; try {change} ones")
-    assert lines == [*expected, "Note: explore with --no-test until the grid is final"]
-
-
 def test_a_winner_inside_the_grid_gets_no_note(finished_run):
     assert "Note" not in finished_run.stdout
-
-
-def test_no_test_leaves_out_the_test_and_nothing_else(run_here, finished_run):
-    out, results = run_here(*GRID_OPTIONS, "--no-test")
-    lines = finished_run.stdout.splitlines()[:-2]
-    assert [line.split()[:2] for line in out.splitlines()] == [line.split()[:2] for line in lines]
-    assert "test" not in results
-    for part in ("best", "training", "validation"):
-        assert results[part] == pytest.approx(finished_run.results[part], rel=1e-4)
 
 
 def test_progress_and_where_the_results_are_go_to_stderr(finished_run):
@@ -254,10 +174,69 @@ def test_progress_and_where_the_results_are_go_to_stderr(finished_run):
     )
 
 
-def test_another_seed_gives_another_split_and_the_same_one_the_same_output(run_here):
-    outputs = [run_here(*ONE_MODEL, "--seed", seed)[0] for seed in (4, 4, 5)]
-    assert outputs[0] == outputs[1]
-    assert outputs[0].splitlines()[1:] != outputs[2].splitlines()[1:]
+def test_the_tables_have_the_lowest_cross_entropy_of_all_that_share_a_value(capsys):
+    """Batch size 16 with rate 1.5 diverges with both alphas, and with rate 0.0001 with one."""
+    grid = Grid(batch_sizes=(8, 16), learning_rates=(0.0001, 1.5), alphas=(0.0, 0.1), epochs=9)
+    lowest = np.array([[[0.7, 0.8], [0.60004, 0.6]], [[np.inf, 12.5], [np.inf, np.inf]]])
+    print_lowest(grid, lowest)
+    assert (
+        capsys.readouterr().out
+        == """
+Lowest validation cross-entropy by batch size and learning rate (* best):
+batch size   0.0001        1.5
+         8   0.7000     0.6000*
+        16  12.5000   diverged
+by alpha:
+alpha     0.0      0.1
+       0.6000   0.6000*
+3 of 8 models diverged.
+"""
+    )
+
+
+def test_the_tables_are_those_of_the_curves(finished_run, capsys):
+    print_lowest(GRID, finished_run.curves["cross_entropy"].min(axis=-1))
+    assert capsys.readouterr().out in finished_run.stdout
+
+
+@pytest.mark.parametrize(
+    ("best", "notes"),
+    [
+        ((8, 0.2, 0.0, 5), []),
+        ((1, 0.2, 0.1, 5), []),
+        (
+            (64, 0.1, 0.1, 9),
+            ["batch size 64: larger", "learning rate 0.1: smaller", "epochs 9: larger"],
+        ),
+        ((8, 0.4, 0.5, 1), ["learning rate 0.4: larger", "alpha 0.5: larger"]),
+    ],
+)
+def test_a_best_value_at_the_edge_of_the_grid_gets_a_note(capsys, best, notes):
+    """But not one beyond which there is none: batch size 1, alpha 0, epoch 1."""
+    grid = Grid((1, 8, 64), (0.1, 0.2, 0.4), (0.0, 0.1, 0.5), epochs=9)
+    print_edges(grid.axes(), dict(zip(grid.axes(), best, strict=True)), explore_hint=True)
+    expected = []
+    for note in notes:
+        value, change = note.split(": ")
+        expected.append(f"Note: {value} is at the edge of the grid; try {change} ones")
+    if notes:
+        expected.append("Note: explore with --no-test until the grid is final")
+    assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_a_value_without_others_beside_it_gets_no_note(capsys):
+    grid = Grid((8,), (0.1,), (0.1,), epochs=1)
+    best = dict(zip(grid.axes(), (8, 0.1, 0.1, 1), strict=True))
+    print_edges(grid.axes(), best, explore_hint=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_no_test_leaves_out_the_test_and_nothing_else(finished_run, tmp_path):
+    where = ("--data-dir", finished_run.own_files, "--output", tmp_path)
+    done = run("softmax_sgd.py", *GRID_OPTIONS, "--no-test", *where)
+    assert done.stdout.splitlines() == finished_run.stdout.splitlines()[:-2]
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert results.keys() == finished_run.results.keys() - {"test"}
 
 
 # --- Files ----------------------------------------------------------------------------------------
@@ -287,7 +266,7 @@ def test_curves_npz_has_the_values_of_its_axes_and_model_npz_has_W_and_b(finishe
         assert curves[name].tolist() == json.loads(json.dumps(values)), name
 
 
-def test_output_may_be_a_folder_with_other_files(finished_run, run_here, tmp_path):
+def test_output_may_be_a_folder_with_other_files(run_here, tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "mine.txt").write_text("mine")
     run_here(*ONE_MODEL)
@@ -313,7 +292,8 @@ def test_a_failing_write_is_one_line_after_the_results_were_printed(own_files, t
     assert not (output / "results.json").exists()
 
 
-def test_without_output_nothing_is_written(own_files, tmp_path, capsys):
+def test_without_output_nothing_is_written(own_files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     main([*map(str, ONE_MODEL), "--data-dir", str(own_files)])
     assert sorted(tmp_path.rglob("*")) == before
@@ -330,20 +310,29 @@ def test_on_a_terminal_progress_is_one_live_line(own_files):
     options = (*ONE_MODEL, "--data-dir", own_files)
     command = [sys.executable, ROOT / "softmax_sgd.py", *map(str, options)]
     env = os.environ | {"COLUMNS": "100"}
-    shown = ""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=follower, env=env):
-        while not re.search(r"searched in .* s\s", shown):
-            shown += os.read(leader, 100_000).decode()
-    os.close(follower)
-    os.close(leader)
-    *live, last = [line.rstrip("\n") for line in shown.split("\r") if line.strip()]
-    assert re.fullmatch(r"searched in \d+\.\d s", last), shown
+        os.close(follower)
+        shown = read_to_the_end(leader)
+    *live, last = [line for line in shown.split("\r") if line.strip()]
+    assert re.fullmatch(r"searched in \d+\.\d s\n", last), shown
     assert len(live) == 2, "not one live line for each epoch"
     for epoch, line in enumerate(live, start=1):
         assert re.fullmatch(
             rf"{epoch} of 2 epochs, \d+ s left; lowest validation cross-entropy so far \d\.\d{{4}}",
             line,
         )
+
+
+def read_to_the_end(terminal):
+    """All that is written to a terminal, without the "\r" that it adds to each "\n"."""
+    text = b""
+    try:
+        while part := os.read(terminal, 100_000):
+            text += part
+    except OSError:  # with which Linux tells that the other end is closed
+        pass
+    os.close(terminal)
+    return text.decode().replace("\r\n", "\n")
 
 
 def test_no_time_is_left_after_the_last_epoch(own_files, capsys, monkeypatch):
@@ -378,17 +367,30 @@ def test_ctrl_c_ends_a_search_with_one_line_and_status_130(own_files, tmp_path):
 
 
 def test_nothing_of_a_run_stays_in_a_process_that_goes_on(own_files):
-    """As after %run in IPython: no signal handler, thread, or setting of NumPy."""
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-    def state():
-        handlers = {name: signal.getsignal(getattr(signal, name)) for name in names}
-        return handlers, np.geterr(), sys.getswitchinterval()
-
-    before, threads = state(), set(threading.enumerate())
-    main([*map(str, ONE_MODEL), "--data-dir", str(own_files)])
-    assert state() == before
+    """As after %run in IPython."""
+    threads, interval, errors = set(threading.enumerate()), sys.getswitchinterval(), np.geterr()
+    try:
+        sys.setswitchinterval(0.004)
+        np.seterr(all="warn")
+        before = sys.getswitchinterval(), np.geterr()
+        main([*map(str, ONE_MODEL), "--data-dir", str(own_files)])
+        assert (sys.getswitchinterval(), np.geterr()) == before
+    finally:
+        sys.setswitchinterval(interval)
+        np.seterr(**errors)
     assert set(threading.enumerate()) <= threads, "a thread is still running"
+
+
+@pytest.mark.filterwarnings("error")
+def test_spurious_floating_point_errors_are_not_shown(own_files, monkeypatch):
+    """Some NumPys for macOS raise them in every matrix product: numpy issues 28687 and 29820."""
+
+    def evaluate_with_an_error(*arguments):
+        np.divide(1.0, np.zeros(1))
+        return evaluate(*arguments)
+
+    monkeypatch.setattr("softmax_sgd.evaluate", evaluate_with_an_error)
+    main([*map(str, ONE_MODEL), "--data-dir", str(own_files)])
 
 
 @pytest.mark.parametrize(("own", "used"), [(None, "1"), ("3", "3")])
@@ -397,14 +399,14 @@ def test_BLAS_gets_one_thread_unless_the_user_has_set_another_number(own, used):
     names.append("VECLIB_MAXIMUM_THREADS")
     env = {name: value for name, value in os.environ.items() if name not in names}
     env |= dict.fromkeys(names, own) if own else {}
-    code = f"""if True:
-        import os, runpy, sys
-        sys.argv = ["softmax_sgd.py", "--help"]
-        try:
-            runpy.run_path({str(ROOT / "softmax_sgd.py")!r}, run_name="__main__")
-        except SystemExit:
-            print("\\n", *[os.environ[name] for name in {names}])
-    """
+    code = f"""
+import os, runpy, sys
+sys.argv = ["softmax_sgd.py", "--help"]
+try:
+    runpy.run_path({str(ROOT / "softmax_sgd.py")!r}, run_name="__main__")
+except SystemExit:
+    print("\\n", *[os.environ[name] for name in {names}])
+"""
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.stdout, done.stderr
     assert done.stdout.splitlines()[-1].split() == [used] * 4, done.stderr
@@ -414,45 +416,3 @@ def test_importing_the_program_does_nothing():
     code = "import os; old = dict(os.environ); import softmax_sgd; assert old == os.environ"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-SPURIOUS = """
-#include <fenv.h>
-#include <stdint.h>
-
-/* The matrix product that NumPy calls; it reports errors that did not happen. */
-void scipy_cblas_sgemm64_(int order, int transpose_A, int transpose_B, int64_t m, int64_t n,
-                          int64_t k, float alpha, const float *A, int64_t lda, const float *B,
-                          int64_t ldb, float beta, float *C, int64_t ldc) {
-    for (int64_t i = 0; i < m; i++)
-        for (int64_t j = 0; j < n; j++) {
-            float sum = 0;
-            for (int64_t l = 0; l < k; l++)
-                sum += (transpose_A == 111 ? A[i * lda + l] : A[l * lda + i])
-                     * (transpose_B == 111 ? B[l * ldb + j] : B[j * ldb + l]);
-            C[i * ldc + j] = sum;
-        }
-    feraiseexcept(FE_DIVBYZERO | FE_OVERFLOW | FE_INVALID);
-}
-"""
-
-
-def test_spurious_floating_point_errors_are_not_shown(own_files, tmp_path):
-    """As some NumPys for macOS raise in every matrix product: numpy issues 28687 and 29820."""
-    compiler = shutil.which("cc")
-    if not (compiler and sys.platform == "linux"):
-        pytest.skip("needs a C compiler on Linux")
-    (tmp_path / "spurious.c").write_text(SPURIOUS)
-    library = tmp_path / "spurious.so"
-    source = tmp_path / "spurious.c"
-    built = subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-lm"])
-    if built.returncode:
-        pytest.skip("the C compiler does not work")
-    env = {**os.environ, "LD_PRELOAD": str(library), "PYTHONWARNINGS": "error"}
-    product = "import numpy as np; np.ones((9, 9), 'f') @ np.ones((9, 9), 'f')"
-    control = subprocess.run([sys.executable, "-c", product], env=env, capture_output=True)
-    if b"RuntimeWarning" not in control.stderr:
-        pytest.skip("this NumPy calls another matrix product")
-    done = run("softmax_sgd.py", *ONE_MODEL, "--data-dir", own_files, env=env)
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr

@@ -88,14 +88,14 @@ WRONG = [
     ("labels in a row", TRAIN_LABELS, Y[None], "y.ravel()"),
     ("too few labels", TRAIN_LABELS, Y[:5], "5 labels for 6 images"),
     ("too many test labels", TEST_LABELS, Y, "6 labels for 3 images"),
-    ("labels from 1", TRAIN_LABELS, Y + 5, "labels from 5 to 10; whole numbers from 0 to 9"),
+    ("a label of 10", TRAIN_LABELS, Y + 5, "labels from 5 to 10; whole numbers from 0 to 9"),
     ("a label for each letter", TRAIN_LABELS, Y * 5, "change CLASSES in softmax_sgd.py"),
     ("a negative label", TRAIN_LABELS, Y - 1, "labels from -1 to 4; whole numbers from 0 to 9"),
     ("a label of NaN", TRAIN_LABELS, np.where(Y == 2, np.nan, Y), "whole numbers from 0 to 9"),
     ("half a label", TRAIN_LABELS, Y / 2, "whole numbers from 0 to 9"),
     ("names", TRAIN_LABELS, Y.astype("U5"), "holds <U5, not real numbers"),
     ("complex numbers", TRAIN_IMAGES, X + 0j, "holds complex128, not real numbers"),
-    ("objects", TRAIN_LABELS, Y.astype(object), "Object arrays cannot be loaded"),
+    ("objects", TRAIN_LABELS, Y.astype(object), "cannot be read"),
 ]
 
 
@@ -117,26 +117,23 @@ def refusal(folder, name):
     return message
 
 
-DAMAGED = [
-    ("empty", lambda content: b"", "EOF"),
-    ("cut in its header", lambda content: content[:50], "EOF"),
-    ("cut in its numbers", lambda content: content[:-3], ""),
-    ("a web page", lambda content: b"<!DOCTYPE html><html>", "magic string is not correct"),
-    ("a text", lambda content: b"1,2,3\n" * 9, "magic string is not correct"),
-    ("damaged in its header", lambda content: content.replace(b"shape", b"shame"), ""),
-    ("larger in its header", lambda content: content.replace(b"(6, 4)", b"(99, 4)"), ""),
-]
+DAMAGED = {
+    "empty": lambda content: b"",
+    "cut in its header": lambda content: content[:50],
+    "cut in its numbers": lambda content: content[:-3],
+    "a web page": lambda content: b"<!DOCTYPE html><html>",
+    "damaged in its header": lambda content: content.replace(b"shape", b"shame"),
+    "larger in its header": lambda content: content.replace(b"(6, 4)", b"(99, 4)"),
+}
 
 
-@pytest.mark.parametrize(
-    ("damage", "says"), [row[1:] for row in DAMAGED], ids=[row[0] for row in DAMAGED]
-)
-def test_a_damaged_file_is_named(folder, damage, says):
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_file_is_named(folder, damage):
     path = folder / TRAIN_IMAGES
     path.write_bytes(damage(path.read_bytes()))
     line = refusal(folder, TRAIN_IMAGES)
     assert "cannot be read" in line
-    assert says in line
+    assert "allow_pickle" not in line, "advises what would run a hostile file"
 
 
 @pytest.mark.parametrize("name", [TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS])
@@ -154,6 +151,8 @@ def test_what_is_there_but_cannot_be_read_is_not_called_missing(folder):
 
 
 class Hostile:
+    """Unpickled, it calls pytest.fail, whose exception no `except Exception` can hide."""
+
     def __reduce__(self):
         return pytest.fail, ("code in a file was run",)
 

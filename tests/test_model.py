@@ -45,14 +45,6 @@ def test_softmax_and_cross_entropy_of_huge_logits_neither_overflow_nor_become_na
     assert_allclose(cross_entropy, -log_yhat[np.arange(4), y].mean(), rtol=1e-6, atol=1e-6)
 
 
-def test_the_maximum_is_that_of_each_example_and_each_model():
-    """With one maximum for all, 1000, exp would be 0 for the second model and second example."""
-    W, b = np.array([[[1000.0, 1.0], [0.0, 2.0]]]), np.zeros((2, 2))  # 1 pixel, 2 classes, 2 models
-    yhat = softmax(W, b, np.array([[1.0], [0.001]]))
-    assert_allclose(yhat[:, 1, 0], scipy.special.softmax([1, 2]))
-    assert_allclose(yhat[:, 0, 1], scipy.special.softmax([1, 0]))
-
-
 # --- Cross-entropy and accuracy -------------------------------------------------------------------
 
 
@@ -87,7 +79,7 @@ def test_zero_weights_give_every_class_the_same_probability_and_predict_the_firs
 
 
 def test_the_mean_of_many_losses_is_as_exact_as_one():
-    """A sum in float32 of a hundred thousand losses would lose digits."""
+    """In float32, a sum of a hundred thousand losses is wrong by some 1e-7 of it, or much more."""
     W, b = np.array([[0.3, -0.2]], np.float32), np.zeros(2, np.float32)
     X, y = np.ones((100_000, 1), np.float32), np.zeros(100_000, int)
     one = evaluate(W, b, X[:1], y[:1]).cross_entropy
@@ -100,11 +92,11 @@ def test_the_mean_of_many_losses_is_as_exact_as_one():
 
 def test_the_loss_is_equation_2(problem):
     p = problem
-    penalty = loss(p.W, p.b, p.X, p.y, p.alpha) - loss(p.W, p.b, p.X, p.y, 0 * p.alpha)
     without = loss(p.W, p.b, p.X, p.y, 0 * p.alpha)
     assert_allclose(without, plain_cross_entropy(p), err_msg="not the cross-entropy if alpha is 0")
+    penalty = loss(p.W, p.b, p.X, p.y, p.alpha) - without
     right = p.alpha / 2 * (p.W**2).sum(axis=(0, 1))
-    assert_allclose(penalty, right, err_msg="α/2 ‖W‖², without b and not divided by n")
+    assert_allclose(penalty, right, err_msg="not α/2 ‖W‖², without b and not divided by n")
 
 
 # --- All of them ----------------------------------------------------------------------------------
@@ -116,12 +108,3 @@ def test_no_function_of_the_model_changes_its_arguments(problem):
     assert_leaves_arguments_alone(evaluate, p.W, p.b, p.X, p.y)
     assert_leaves_arguments_alone(loss, p.W, p.b, p.X, p.y, p.alpha)
     assert_leaves_arguments_alone(gradients, p.W, p.b, p.X, p.y, p.alpha)
-
-
-def test_labels_above_the_classes_and_one_hot_labels_are_refused(problem):
-    p = problem
-    with pytest.raises(IndexError):
-        evaluate(p.W, p.b, p.X, np.full(len(p.X), 4))
-    one_hot = np.eye(4)[p.y]
-    with pytest.raises((IndexError, ValueError)):
-        evaluate(p.W, p.b, p.X, one_hot)

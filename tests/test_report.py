@@ -28,8 +28,14 @@ def ratio(point: dict) -> float:
 # --- The results fit each other -------------------------------------------------------------------
 
 
+def rounded(facts: dict) -> dict:
+    """As they come from a file of JSON, with nine decimals: processors differ in the last ones."""
+    return json.loads(json.dumps(facts), parse_float=lambda text: round(float(text), 9))
+
+
 def test_what_is_said_of_the_choice_follows_from_the_other_results():
-    assert json.loads(json.dumps(choice.measure()[0])) == CHOICE
+    facts, _ = choice.measure()
+    assert rounded(facts) == rounded(CHOICE)
 
 
 def test_the_winner_of_the_search_is_that_of_its_seed_among_the_seeds():
@@ -46,8 +52,9 @@ def test_the_winner_is_measured_again_with_the_same_metrics(data_dir):
     assert facts["confusion"] == recorded["confusion"]
     for name in ("cross_entropy", "accuracy"):
         assert facts[name] == pytest.approx(recorded[name], abs=1e-6)
-        middle = (recorded[name]["low"] + recorded[name]["high"]) / 2
-        assert middle == pytest.approx(RESULTS["test"][name], abs=2e-4)
+        low, high = recorded[name]["low"], recorded[name]["high"]
+        # Wilson's interval for the accuracy is not centred on it, but nearly.
+        assert RESULTS["test"][name] == pytest.approx((low + high) / 2, abs=2e-4)
     correct = np.trace(recorded["confusion"]) / RESULTS["split"]["test"]
     assert correct == RESULTS["test"]["accuracy"]
     penalty = BEST["alpha"] / 2 * recorded["norm_squared"]
@@ -58,7 +65,7 @@ def test_the_gradients_agree_with_central_differences(data_dir):
     recorded = read("gradient_check")
     facts, _ = gradient_check.measure()
     assert max(facts.pop("largest"), recorded.pop("largest")) < 1e-6
-    assert json.loads(json.dumps(facts)) == recorded
+    assert rounded(facts) == rounded(recorded)
 
 
 # --- What the search decides ----------------------------------------------------------------------
@@ -67,7 +74,7 @@ def test_the_gradients_agree_with_central_differences(data_dir):
 def test_all_models_lie_on_one_curve_for_each_alpha():
     for run, facts in zip(RUNS, CHOICE["ratios_of_seeds"], strict=True):
         for within, between in zip(facts["within"], facts["between"]):
-            assert within < between / 10, f"seed {run['seed']}"
+            assert within < between / 5, f"seed {run['seed']}"
 
 
 def test_the_curve_has_its_minimum_at_the_ratio_that_most_seeds_choose():
@@ -88,29 +95,34 @@ def test_the_largest_alpha_is_worse_everywhere_and_the_others_hardly_differ():
     assert CHOICE["alphas"]["others_median"] < CHOICE["alphas"]["worse"][0] / 5
 
 
-def test_what_remains_is_noise():
-    """The epoch is a dip, the seed is the luckiest one, and the choice flatters the winner."""
+def test_the_chosen_epoch_is_a_dip_in_a_noisy_curve():
     assert min(CHOICE["before_and_after"]) > RESULTS["validation"]["cross_entropy"] + 0.005
     assert CHOICE["averaged"]["batch_size"] != BEST["batch_size"]
+
+
+def test_seed_0_has_the_lowest_cross_entropies_of_the_five():
     for part in ("validation", "test"):
         luckiest = min(RUNS, key=lambda run: run[part]["cross_entropy"])
         assert luckiest["seed"] == RESULTS["seed"]
-    assert CHOICE["flattery"]["mean"] > 2 * CHOICE["flattery"]["standard_error"]
+
+
+def test_the_choice_seems_to_flatter_the_winner_by_much_less_than_the_dip():
+    flattery = CHOICE["flattery"]
+    assert flattery["mean"] > 2 * flattery["standard_error"]
+    dip = min(CHOICE["before_and_after"]) - RESULTS["validation"]["cross_entropy"]
+    assert flattery["mean"] < dip / 4
+    best = min(read("optimum")["rows"], key=lambda row: row["validation"]["cross_entropy"])
+    assert flattery["alpha"] == best["alpha"], "not on validation the best of the exact minima"
 
 
 # --- Beyond the questions -------------------------------------------------------------------------
 
 
 def test_no_digit_of_the_exact_minima_is_in_doubt():
-    """If W is within d of the best, every z_j - z_k and every cross-entropy is within 280 √2 d.
-
-    W contributes 28 √2 d, as no image is longer than 28, and b at most nine times as much: if two
-    neighbours among its ten errors, when sorted, differed by more than 28 √2 d, the classes above
-    the gap would together be too probable on every image; but db = 0 fixes their mean probability.
-    """
+    """By the bound on the cross-entropy in the docstring of optimum.py."""
     for row in read("optimum")["rows"]:
         assert row["largest_db"] < 1e-12
-        doubt = 10 * 28 * math.sqrt(2) * row["weights_within"]
+        doubt = 280 * math.sqrt(2) * row["weights_within"]
         for part in ("training", "validation", "test"):
             value = row[part]["cross_entropy"]
             assert f"{value - doubt:.4f}" == f"{value + doubt:.4f}", (row["alpha"], part)
@@ -184,7 +196,7 @@ def taken_apart(path) -> tuple[str, list[np.ndarray]]:
     return embedded.sub("", text), images
 
 
-def test_the_report_quotes_the_results_and_answers_all_questions_on_four_of_six_pages(build):
+def test_the_report_quotes_the_results_and_ends_the_answers_on_page_4_of_at_most_6(build):
     (found,) = json.loads(build.typst.query(selector="<quoted>", **build.document()))
     quoted = found["value"]
     parts = [RESULTS[part] for part in ("validation", "test")]
@@ -201,4 +213,5 @@ def test_every_figure_and_table_is_referred_to():
 
 
 def test_no_measured_number_is_typed_into_the_report():
-    assert not re.search(r"\b0\.\d{3,}|\b\d\d\.\d+ ?%", SOURCE)
+    typed = re.findall(r"\b0\.\d{3,}|\b\d\d\.\d+ ?%", SOURCE)
+    assert not typed, "these should be read from report/results"

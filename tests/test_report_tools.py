@@ -9,6 +9,14 @@ from scipy.optimize import minimize
 from report import choice, gradient_check, logistic, optimum, rounding, winner
 from softmax_sgd import Grid, Metrics, gradients, loss, sgd
 
+
+@pytest.fixture
+def small_problem():
+    """Twenty examples of four pixels in ten classes, in float64, and a generator."""
+    rng = np.random.default_rng(8)
+    return rng.random((20, 4)), np.arange(20) % 10, rng
+
+
 # --- winner ---------------------------------------------------------------------------------------
 
 
@@ -95,12 +103,15 @@ GRID = Grid(batch_sizes=(10, 20), learning_rates=(0.1, 0.2), alphas=(0.0, 0.1, 0
 
 
 def test_models_are_grouped_by_the_ratio_of_batch_size_and_learning_rate():
-    of_ratio = {50: 0.3, 100: 0.2, 200: 0.5}
-    lowest = np.array([[[of_ratio[round(n / rate)]] * 3 for rate in (0.1, 0.2)] for n in (10, 20)])
+    grid = GRID._replace(learning_rates=(0.1, 0.2, 0.4))
+    of_ratio = {25: 0.9, 50: 0.3, 100: 0.2, 200: 0.5}
+    lowest = np.array(
+        [[[of_ratio[round(n / rate)]] * 3 for rate in grid.learning_rates] for n in (10, 20)]
+    )
     lowest[1, 1, 2] += 0.05  # batches of 20 and rate 0.2, beside those of 10 and 0.1
-    facts = choice.spreads(GRID, lowest)
+    facts = choice.spreads(grid, lowest)
     assert facts["within"] == pytest.approx([0, 0, 0.05])
-    assert facts["between"] == pytest.approx([0.3, 0.3, 0.3])
+    assert facts["between"] == pytest.approx([0.1, 0.1, 0.1])  # of 50 and 100 alone
     assert facts["best"] == [100, 100, 100]
 
 
@@ -189,13 +200,3 @@ def test_descents_of_several_problems_together_are_those_of_each_alone():
 def test_the_largest_rate_is_that_of_the_hessian():
     assert logistic.smoothness(np.array([[1, 2], [2, 1]])) == pytest.approx(11 / 8)
     assert logistic.smoothness(np.array([[1, 1], [-1, -1]])) == pytest.approx(1 / 2)
-
-
-# --- what several tests need ----------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_problem():
-    """Twenty examples of four pixels in ten classes, in float64, and a generator."""
-    rng = np.random.default_rng(8)
-    return rng.random((20, 4)), np.arange(20) % 10, rng
