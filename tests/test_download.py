@@ -90,10 +90,10 @@ def apt_get(tmp_path, monkeypatch):
 # It delivers once, and works in its own folder only, as it must for a user who is not root. Its
 # update fails, which does no harm: another repository has the package.
 APT_GET = """
-case "$*" in
-    *"Dir::State=$PWD "*"Dir::Cache=$PWD update") echo "E: a repository is down" >&2; exit 100 ;;
-    *"Dir::State=$PWD "*"Dir::Cache=$PWD download dataset-fashion-mnist") mv "{deb}" . ;;
-    *) echo "E: this test's apt-get does not understand: $*" >&2; exit 100 ;;
+case "$3 and $5: $6 $7" in
+    "Dir::State=$PWD and Dir::Cache=$PWD: update ") echo "E: a repository is down" >&2; exit 100 ;;
+    "Dir::State=$PWD and Dir::Cache=$PWD: download dataset-fashion-mnist") mv "{deb}" . ;;
+    *) echo "E: the apt-get of this test does not understand: $*" >&2; exit 100 ;;
 esac
 """
 CONTROL = """\

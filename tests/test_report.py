@@ -92,6 +92,9 @@ def test_the_largest_alpha_is_worse_everywhere_and_the_others_hardly_differ():
     of_all_seeds = arrays("seeds")["lowest"]
     assert (of_all_seeds[..., -1] > of_all_seeds[..., 0]).all()
     assert CHOICE["alphas"]["pairs"] == LOWEST[..., 0].size
+    differences = np.ptp(LOWEST[..., :-1], axis=-1)
+    largest_ratio = 0, differences.shape[1] - 1  # the smallest batch size and the largest rate
+    assert np.unravel_index(differences.argmax(), differences.shape) == largest_ratio
     assert CHOICE["alphas"]["others_median"] < CHOICE["alphas"]["worse"][0] / 5
 
 
