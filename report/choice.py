@@ -70,19 +70,15 @@ def by_ratio(grid: Grid, lowest: np.ndarray) -> dict[float, np.ndarray]:
 
 
 def spreads(grid: Grid, lowest: np.ndarray) -> dict:
-    """For each alpha, the largest differences within an n/ε and between them, and the best n/ε.
+    """For each alpha, the largest differences within an n/ε and between them.
 
-    The differences are those at the n/ε that several models share. The best n/ε of all has the
-    lowest mean over its models.
+    Of those n/ε that several models share.
     """
     groups = by_ratio(grid, lowest)
     shared = [values for values in groups.values() if len(values) > 1]
     return {
         "within": np.max([np.ptp(values, axis=0) for values in shared], axis=0).tolist(),
         "between": np.ptp(np.concatenate(shared), axis=0).tolist(),
-        "best": [
-            min(groups, key=lambda r: groups[r][:, k].mean()) for k in range(len(grid.alphas))
-        ],
     }
 
 

@@ -5,7 +5,11 @@ test_assignment                                     what the assignment asks, in
 test_oracle                                         whole runs against a plain loop, scikit-learn
 test_load, test_command                             a user's files, options and terminal
 test_download                                       the downloader
-test_report*, test_readme                           what report.pdf and README.md state
+test_report, test_readme                            what report.pdf and README.md state
+test_report_tools                                   the programs that measure the report's numbers
+
+helpers.py has the functions and names that several modules share, server.py the server that the
+downloader meets.
 """
 
 import json
@@ -30,8 +34,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_collection_modifyitems(items):
     """The lemmas on the mathematics come first, each before those that build on it."""
-    lemmas = ["test_model", "test_gradients", "test_sgd", "test_search"]
-    items.sort(key=lambda item: [*lemmas, item.path.stem].index(item.path.stem))
+    first = ["test_model", "test_gradients", "test_sgd", "test_search"]
+
+    def rank(item):
+        name = item.path.stem
+        return first.index(name) if name in first else len(first)
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(params=[(), (3,)], ids=["one model", "a stack of 3"])
@@ -53,6 +62,7 @@ def problem(request):
 @pytest.fixture(scope="session")
 def data_dir():
     """The folder of the four real files, fetched once; if they are unavailable, tests skip."""
+    # Wrong files must fail here. In the last lines, they would skip most tests.
     present = [file for file in FILES if os.path.lexists(DATA / file.name)]
     wrong = [problem for file in present if (problem := mismatch(DATA / file.name, file))]
     assert not wrong, f"{DATA} has wrong files: {wrong}"

@@ -49,7 +49,7 @@ def write_own_files(folder: Path) -> Path:
 
 
 def run(program: str, *arguments, **how) -> subprocess.CompletedProcess:
-    """Run one of the two programs to its end, as a user would; its output is text."""
+    """Run one of the two programs, or a copy at an absolute path, to its end, as a user would."""
     command = [sys.executable, ROOT / program, *map(str, arguments)]
     how = {"encoding": "utf-8", "timeout": 300, "capture_output": True} | how
     return subprocess.run(command, **how)

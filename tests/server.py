@@ -130,6 +130,7 @@ def not_found(client, body):
 
 
 def unavailable(client, body):
+    """Come back in an hour; nobody should wait for that."""
     answer(client, b"", "Retry-After: 3600", status="503 Service Unavailable")
 
 

@@ -43,10 +43,9 @@ def run_here(own_files, tmp_path, capsys):
 def test_help_shows_the_options_with_their_defaults():
     done = run("softmax_sgd.py", "--help", env=os.environ | {"COLUMNS": "1000", "NO_COLOR": "1"})
     text = " ".join(done.stdout.split())
-    for option in ("batch-sizes", "learning-rates", "alphas", "epochs", "seed", "data-dir"):
-        assert f"--{option} " in text
-    for option in ("output DIR", "no-test"):
-        assert f"--{option} " in text
+    options = "batch-sizes learning-rates alphas epochs seed data-dir output no-test"
+    for option in options.split():
+        assert f" --{option} " in text
     for default in ("8 16 32 64", "0.005 0.01 0.02 0.05", "0.0 1e-05 0.0001 0.001", "60", "0"):
         assert f"(default: {default})" in text
     assert text.endswith("--batch-sizes 64 --epochs 5 --no-test"), "no quick example"
@@ -119,7 +118,7 @@ def error_line(own_files, capsys, *options):
 def test_a_batch_size_above_the_number_of_training_images_is_refused(own_files, capsys):
     line = error_line(own_files, capsys, "--batch-sizes", 4, 49)
     assert line == "softmax_sgd.py: --batch-sizes 49: there are only 48 training images"
-    main([*map(str, ONE_MODEL), "--batch-sizes", "48", "--data-dir", str(own_files)])
+    main([*map(str, ONE_MODEL), "--batch-sizes", "48", "--data-dir", str(own_files)])  # is not
 
 
 def test_wrong_data_are_one_line(own_files, capsys):
@@ -128,7 +127,7 @@ def test_wrong_data_are_one_line(own_files, capsys):
     assert line.startswith(f"softmax_sgd.py: {own_files / TEST_IMAGES}: cannot be read: ")
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error")  # no warning may reach the user, either
 def test_if_every_model_diverges_one_line_says_what_to_try(own_files, capsys):
     line = error_line(own_files, capsys, *ONE_MODEL, "--learning-rates", 1e38)
     assert line == "softmax_sgd.py: every model diverged; try smaller learning rates or alphas"
@@ -144,8 +143,7 @@ def test_the_default_folder_is_verified_however_it_is_named(tmp_path, options):
     done = run(tmp_path / "softmax_sgd.py", *ONE_MODEL, *options, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    line = done.stderr
-    assert "has files that are wrong" in line
+    assert "has files that are wrong" in done.stderr
     assert (tmp_path / "data" / TEST_IMAGES).read_bytes() == before
 
 
@@ -175,7 +173,10 @@ def test_progress_and_where_the_results_are_go_to_stderr(finished_run):
 
 
 def test_the_tables_have_the_lowest_cross_entropy_of_all_that_share_a_value(capsys):
-    """Batch size 16 with rate 1.5 diverges with both alphas, and with rate 0.0001 with one."""
+    """Batch size 16 with rate 1.5 diverges with both alphas, and with rate 0.0001 with one.
+
+    0.60004 is printed like the lowest, 0.6, but has no star.
+    """
     grid = Grid(batch_sizes=(8, 16), learning_rates=(0.0001, 1.5), alphas=(0.0, 0.1), epochs=9)
     lowest = np.array([[[0.7, 0.8], [0.60004, 0.6]], [[np.inf, 12.5], [np.inf, np.inf]]])
     print_lowest(grid, lowest)
@@ -231,6 +232,13 @@ def test_a_value_without_others_beside_it_gets_no_note(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_the_hint_to_explore_is_left_out_while_one_does(run_here):
+    grid = ("--batch-sizes", 4, "--learning-rates", 0.1, 0.4, "--alphas", 0.1, "--epochs", 3)
+    hint = "Note: explore with --no-test until the grid is final\n"
+    assert hint in run_here(*grid)[0]  # as one of two values is always at the edge
+    assert hint not in run_here(*grid, "--no-test")[0]
+
+
 def test_no_test_leaves_out_the_test_and_nothing_else(finished_run, tmp_path):
     where = ("--data-dir", finished_run.own_files, "--output", tmp_path)
     done = run("softmax_sgd.py", *GRID_OPTIONS, "--no-test", *where)
@@ -275,7 +283,7 @@ def test_output_may_be_a_folder_with_other_files(run_here, tmp_path):
     ]
 
 
-def test_a_failing_write_is_one_line_after_the_results_were_printed(own_files, tmp_path, capsys):
+def test_a_failing_write_is_told_after_the_results_were_printed(own_files, tmp_path, capsys):
     """And no old results.json stays beside files of another run."""
     output = tmp_path / "results"
     (output / "curves.npz").mkdir(parents=True)
@@ -367,17 +375,16 @@ def test_ctrl_c_ends_a_search_with_one_line_and_status_130(own_files, tmp_path):
 
 
 def test_nothing_of_a_run_stays_in_a_process_that_goes_on(own_files):
-    """As after %run in IPython."""
-    threads, interval, errors = set(threading.enumerate()), sys.getswitchinterval(), np.geterr()
+    """As after %run in IPython. The two settings are neither the default nor the program's."""
+    threads, default = set(threading.enumerate()), sys.getswitchinterval()
+    sys.setswitchinterval(0.004)
     try:
-        sys.setswitchinterval(0.004)
-        np.seterr(all="warn")
-        before = sys.getswitchinterval(), np.geterr()
-        main([*map(str, ONE_MODEL), "--data-dir", str(own_files)])
-        assert (sys.getswitchinterval(), np.geterr()) == before
+        with np.errstate(all="print"):
+            before = sys.getswitchinterval(), np.geterr()
+            main([*map(str, ONE_MODEL), "--data-dir", str(own_files)])
+            assert (sys.getswitchinterval(), np.geterr()) == before
     finally:
-        sys.setswitchinterval(interval)
-        np.seterr(**errors)
+        sys.setswitchinterval(default)
     assert set(threading.enumerate()) <= threads, "a thread is still running"
 
 

@@ -12,16 +12,16 @@ from download_data import DataError
 from softmax_sgd import load
 
 X = np.arange(24).reshape(6, 4) * 7  # six images of four pixels, up to 161
-Y = np.arange(6)
+LABELS = np.arange(6)
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A folder with data in the right form: six images to train, three to test."""
     np.save(tmp_path / TRAIN_IMAGES, X)
-    np.save(tmp_path / TRAIN_LABELS, Y)
+    np.save(tmp_path / TRAIN_LABELS, LABELS)
     np.save(tmp_path / TEST_IMAGES, X[:3])
-    np.save(tmp_path / TEST_LABELS, Y[:3])
+    np.save(tmp_path / TEST_LABELS, LABELS[:3])
     return tmp_path
 
 
@@ -36,8 +36,8 @@ def test_every_dtype_and_order_gives_the_same_numbers(folder, dtype, order):
     X_train, y, X_test, y_test = load(folder)
     assert_allclose(X_train, X / 255, rtol=1e-6)
     assert_allclose(X_test, X[:3] / 255, rtol=1e-6)
-    assert y.tolist() == Y.tolist()
-    assert y_test.tolist() == Y[:3].tolist()
+    assert y.tolist() == LABELS.tolist()
+    assert y_test.tolist() == LABELS[:3].tolist()
     for images in (X_train, X_test):
         assert images.dtype == np.float32
         assert images.flags.c_contiguous, "not in rows: taking minibatches would be slow"
@@ -52,9 +52,9 @@ def test_the_extremes_of_pixels_and_labels_are_valid(folder):
 
 
 def test_CLASSES_says_how_many_there_are(folder, monkeypatch):
-    np.save(folder / TRAIN_LABELS, Y + 20)
+    np.save(folder / TRAIN_LABELS, LABELS + 20)
     monkeypatch.setattr(softmax_sgd, "CLASSES", 26)
-    assert load(folder)[1].tolist() == (Y + 20).tolist()
+    assert load(folder)[1].tolist() == (LABELS + 20).tolist()
 
 
 # --- What is refused ------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ def with_pixel(value):
 # What is wrong, the file, the array in it, and what the line says besides the file's name.
 WRONG = [
     ("images of rows and columns", TRAIN_IMAGES, X.reshape(6, 2, 2), "X.reshape(len(X), -1)"),
-    ("images of one number each", TRAIN_IMAGES, Y, "shape (6,), not (n, pixels)"),
+    ("images of one number each", TRAIN_IMAGES, LABELS, "shape (6,), not (n, pixels)"),
     ("no images", TRAIN_IMAGES, X[:0], "shape (0, 4), which is empty"),
     ("images of no pixels", TRAIN_IMAGES, X[:, :0], "shape (6, 0), which is empty"),
     ("a pixel below 0", TRAIN_IMAGES, with_pixel(-0.5), "pixels from -0.5 to 161.0; 0 to 255"),
@@ -79,23 +79,33 @@ WRONG = [
     ("NaN in the test images", TEST_IMAGES, with_pixel(np.nan)[:3], "pixels from nan to nan"),
     ("already divided", TRAIN_IMAGES, X / 161, "pixels from 0.0 to 1.0; 0 to 255"),
     ("test images already divided", TEST_IMAGES, X[:3] / 161, "they will be divided by 255"),
-    ("of 16 levels", TRAIN_IMAGES, X // 10, "pixels from 0 to 16; 0 to 255"),
+    ("at most 16", TRAIN_IMAGES, X // 10, "pixels from 0 to 16; 0 to 255"),
     ("true and false", TRAIN_IMAGES, X > 99, "pixels from False to True; 0 to 255"),
-    ("standardised", TRAIN_IMAGES, X - X.mean(), "pixels from -80.5 to 80.5; 0 to 255"),
+    ("centred", TRAIN_IMAGES, X - X.mean(), "pixels from -80.5 to 80.5; 0 to 255"),
     ("test images of another size", TEST_IMAGES, X[:3, :3], "3 pixels in an image, but 4 in"),
-    ("one-hot labels", TRAIN_LABELS, np.eye(10)[Y], "y.argmax(axis=1)"),
-    ("labels in a column", TRAIN_LABELS, Y[:, None], "shape (6, 1), not (n,); try"),
-    ("labels in a row", TRAIN_LABELS, Y[None], "y.ravel()"),
-    ("too few labels", TRAIN_LABELS, Y[:5], "5 labels for 6 images"),
-    ("too many test labels", TEST_LABELS, Y, "6 labels for 3 images"),
-    ("a label of 10", TRAIN_LABELS, Y + 5, "labels from 5 to 10; whole numbers from 0 to 9"),
-    ("a label for each letter", TRAIN_LABELS, Y * 5, "change CLASSES in softmax_sgd.py"),
-    ("a negative label", TRAIN_LABELS, Y - 1, "labels from -1 to 4; whole numbers from 0 to 9"),
-    ("a label of NaN", TRAIN_LABELS, np.where(Y == 2, np.nan, Y), "whole numbers from 0 to 9"),
-    ("half a label", TRAIN_LABELS, Y / 2, "whole numbers from 0 to 9"),
-    ("names", TRAIN_LABELS, Y.astype("U5"), "holds <U5, not real numbers"),
+    ("one-hot labels", TRAIN_LABELS, np.eye(10)[LABELS], "y.argmax(axis=1)"),
+    ("labels in a column", TRAIN_LABELS, LABELS[:, None], "shape (6, 1), not (n,); try"),
+    ("labels in a row", TRAIN_LABELS, LABELS[None], "y.ravel()"),
+    ("too few labels", TRAIN_LABELS, LABELS[:5], "5 labels for 6 images"),
+    ("too many test labels", TEST_LABELS, LABELS, "6 labels for 3 images"),
+    ("a label of 10", TRAIN_LABELS, LABELS + 5, "labels from 5 to 10; whole numbers from 0 to 9"),
+    ("a label for each letter", TRAIN_LABELS, LABELS * 5, "change CLASSES in softmax_sgd.py"),
+    (
+        "a negative label",
+        TRAIN_LABELS,
+        LABELS - 1,
+        "labels from -1 to 4; whole numbers from 0 to 9",
+    ),
+    (
+        "a label of NaN",
+        TRAIN_LABELS,
+        np.where(LABELS == 2, np.nan, LABELS),
+        "whole numbers from 0 to 9",
+    ),
+    ("half a label", TRAIN_LABELS, LABELS / 2, "whole numbers from 0 to 9"),
+    ("names", TRAIN_LABELS, LABELS.astype("U5"), "holds <U5, not real numbers"),
     ("complex numbers", TRAIN_IMAGES, X + 0j, "holds complex128, not real numbers"),
-    ("objects", TRAIN_LABELS, Y.astype(object), "cannot be read"),
+    ("objects", TRAIN_LABELS, LABELS.astype(object), "cannot be read"),
 ]
 
 
@@ -123,7 +133,7 @@ DAMAGED = {
     "cut in its numbers": lambda content: content[:-3],
     "a web page": lambda content: b"<!DOCTYPE html><html>",
     "damaged in its header": lambda content: content.replace(b"shape", b"shame"),
-    "larger in its header": lambda content: content.replace(b"(6, 4)", b"(99, 4)"),
+    "larger in its header": lambda content: content.replace(b"(6, 4)", b"(9, 4)"),
 }
 
 

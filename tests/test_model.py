@@ -36,7 +36,8 @@ def test_softmax_is_equation_1(problem):
 
 @given(logits=arrays(np.float32, (4, 3), elements=st.floats(-(2**60), 2**60, width=32)))
 def test_softmax_and_cross_entropy_of_huge_logits_neither_overflow_nor_become_nan(logits):
-    X, y = np.eye(4, dtype=np.float32), np.array([0, 1, 2, 0])  # so that the logits are W
+    # Four examples and three classes. As each example has one pixel, its logits are a row of W.
+    X, y = np.eye(4, dtype=np.float32), np.array([0, 1, 2, 0])
     b = np.zeros(3, np.float32)
     yhat = softmax(logits, b, X)
     cross_entropy, _ = evaluate(logits, b, X, y)

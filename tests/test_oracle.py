@@ -43,13 +43,13 @@ def train_one_epoch(W, b, X, y, batch_size, learning_rate, alpha):
 def plain_run(folder):
     X, y, X_test, y_test = (np.load(folder / name) for name in DATA_FILES)
     X, X_test = X.astype(float) / 255, X_test.astype(float) / 255
-    order = np.random.default_rng(SEED).permutation(60)
+    order = np.random.default_rng(SEED).permutation(60)  # the seeds are those of the program
     validation, train = order[:12], order[12:]
 
     curves, lowest = [], np.inf
     for batch_size, learning_rate, alpha in itertools.product(*GRID[:-1]):
         rng = np.random.default_rng([SEED, batch_size])
-        W, b = np.zeros((49, 10)), np.zeros(10)
+        W, b = np.zeros((X.shape[1], 10)), np.zeros(10)
         for epoch in range(1, GRID.epochs + 1):
             rows = rng.permutation(train)
             W, b = train_one_epoch(W, b, X[rows], y[rows], batch_size, learning_rate, alpha)
@@ -83,6 +83,7 @@ def test_exchanged_indices_would_show_in_the_plain_run(right):
     advice = f"choose another GRID or SEED in helpers.py: the winner has the indices {indices}"
     assert len(set(indices)) == len(indices), advice
     for i, values in zip(indices, axes, strict=True):
+        # A new hyperparameter may have one value.
         assert len(values) == 1 or 0 < i < len(values) - 1, advice
 
 
@@ -107,6 +108,7 @@ def minimum(own_files):
 
     X, y, _, _ = load(own_files)
     X, alpha = X.astype(np.float64), 0.01
+    # It minimises C times the sum of the losses, plus ‖W‖²/2.
     model = LogisticRegression(C=1 / (len(X) * alpha), tol=1e-10, max_iter=10_000).fit(X, y)
     return SimpleNamespace(X=X, y=y, alpha=alpha, W=model.coef_.T, b=model.intercept_)
 

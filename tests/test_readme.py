@@ -28,7 +28,8 @@ def read(name):
 
 def test_the_first_sentences_have_the_metrics_and_hyperparameters_of_the_results():
     results = read("results.json")
-    sentence = " ".join(README.partition("To run everything")[0].split())
+    first_paragraph = README.split("\n\n")[1]
+    sentence = " ".join(first_paragraph.split())
     assert f"test cross-entropy of **{results['test']['cross_entropy']:.4f}**" in sentence
     assert f"classifies **{results['test']['accuracy']:.2%}**" in sentence
     best = "batch size {batch_size}, learning rate {learning_rate}, L2 regularisation α = {alpha}, "
@@ -84,7 +85,8 @@ def test_what_is_in_the_zip_runs_from_what_is_in_it(tmp_path):
     command = [sys.executable, "-m", *command[:2], archive, *command[3:]]
     subprocess.run(command, cwd=ROOT, check=True)
     shutil.unpack_archive(archive, tmp_path / "unpacked")
-    assert {"softmax_sgd.py", "report.pdf"} <= set(os.listdir(tmp_path / "unpacked"))
+    contents = {"softmax_sgd.py", "download_data.py", "requirements.txt", "report.pdf"}
+    assert set(os.listdir(tmp_path / "unpacked")) == contents
     done = run(tmp_path / "unpacked" / "softmax_sgd.py", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     docstring = (tmp_path / "unpacked" / "softmax_sgd.py").read_text(encoding="utf-8")[:1000]

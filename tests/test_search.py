@@ -61,16 +61,16 @@ class SmallData:
 
 
 @pytest.fixture(scope="module")
-def p():
+def small():
     return SmallData()
 
 
 @pytest.fixture(scope="module")
-def found(p):
-    return p.search(GRID)
+def found(small):
+    return small.search(GRID)
 
 
-def test_the_curves_are_those_of_each_model_trained_alone(p, found):
+def test_the_curves_are_those_of_each_model_trained_alone(small, found):
     """With its own batch size, learning rate and alpha, from zero, evaluated after every epoch."""
     curves, _, _ = found
     axes = GRID.axes()
@@ -79,7 +79,7 @@ def test_the_curves_are_those_of_each_model_trained_alone(p, found):
     *of_model, _ = axes.values()
     for indices in np.ndindex(shape[:-1]):
         model = [values[i] for values, i in zip(of_model, indices, strict=True)]
-        alone = [p.validate(W, b) for W, b in p.train_alone(*model, GRID.epochs)]
+        alone = [small.validate(W, b) for W, b in small.train_alone(*model, GRID.epochs)]
         for name, curve, values in zip(
             Metrics._fields, curves, zip(*alone, strict=True), strict=True
         ):
@@ -87,69 +87,69 @@ def test_the_curves_are_those_of_each_model_trained_alone(p, found):
             assert_allclose(curve[indices], values, rtol=1e-9, err_msg=message)
 
 
-def test_W_and_b_are_those_of_the_best_point(p, found):
+def test_W_and_b_are_those_of_the_best_point(small, found):
     """Of that model, and after its best epoch: not of the last one."""
     curves, W, b = found
     *model, epoch = [
         values[i] for values, i in zip(GRID.axes().values(), best_point(curves), strict=True)
     ]
-    trained = list(p.train_alone(*model, GRID.epochs))
+    trained = list(small.train_alone(*model, GRID.epochs))
     assert epoch < GRID.epochs, "choose another GRID or SEED: the last epoch is the best"
     for name, ours, after in zip("Wb", (W, b), zip(*trained, strict=True), strict=True):
         equal = [e for e, right in enumerate(after, 1) if np.allclose(ours, right)]
         assert equal == [epoch], f"{name} is that of the epochs {equal}, not of epoch {epoch}"
 
 
-@pytest.mark.parametrize("batch_sizes", [(7,), (3, 7)])
+@pytest.mark.parametrize("batch_sizes", [(7,), (3, 7)])  # a single one is split into two stacks
 @pytest.mark.parametrize("max_stack", [1, 3, 5, 100])
-def test_how_models_are_stacked_changes_nothing(p, monkeypatch, batch_sizes, max_stack):
+def test_how_models_are_stacked_changes_nothing(small, monkeypatch, batch_sizes, max_stack):
     grid = GRID._replace(batch_sizes=batch_sizes, epochs=3)
-    right, right_W, right_b = p.search(grid)
+    right, right_W, right_b = small.search(grid)
     monkeypatch.setattr(softmax_sgd, "MAX_STACK", max_stack)
-    curves, W, b = p.search(grid)
+    curves, W, b = small.search(grid)
     assert_allclose(curves.cross_entropy, right.cross_entropy)
     assert_allclose(curves.accuracy, right.accuracy)
     assert_allclose(W, right_W)
     assert_allclose(b, right_b)
 
 
-def test_a_single_model_is_a_grid_too(p):
+def test_a_single_model_is_a_grid_too(small):
     grid = softmax_sgd.Grid(batch_sizes=(7,), learning_rates=(0.3,), alphas=(0.01,), epochs=2)
-    curves, W, b = p.search(grid)
+    curves, W, b = small.search(grid)
     assert curves.cross_entropy.size == 2
-    right_W, right_b = [*p.train_alone(7, 0.3, 0.01, 2)][best_point(curves)[-1]]
+    right_W, right_b = [*small.train_alone(7, 0.3, 0.01, 2)][best_point(curves)[-1]]
     assert_allclose(W, right_W)
     assert_allclose(b, right_b)
 
 
-def test_fewer_epochs_give_the_beginning_of_the_same_curves(p, found):
-    curves, _, _ = p.search(GRID._replace(epochs=4))
+def test_fewer_epochs_give_the_beginning_of_the_same_curves(small, found):
+    curves, _, _ = small.search(GRID._replace(epochs=4))
     assert_allclose(curves.cross_entropy, found[0].cross_entropy[..., :4], rtol=1e-9)
 
 
-def test_a_search_in_float32_stays_in_float32(p):
-    X = p.X.astype(np.float32)
-    _, W, b = search(X, p.y, p.train, p.validation, GRID._replace(epochs=1), SEED)
+def test_a_search_in_float32_stays_in_float32(small):
+    X = small.X.astype(np.float32)
+    _, W, b = search(X, small.y, small.train, small.validation, GRID._replace(epochs=1), SEED)
     assert (W.dtype, b.dtype) == (np.float32, np.float32)
 
 
-def test_progress_tells_the_epochs_done_and_the_lowest_cross_entropy_so_far(p):
+def test_progress_tells_the_epochs_done_and_the_lowest_cross_entropy_so_far(small):
     told = []
-    curves, _, _ = p.search(GRID, progress=lambda *now: told.append(now))
+    curves, _, _ = small.search(GRID, progress=lambda *now: told.append(now))
     for epochs, (done, lowest) in enumerate(told, start=1):
         assert done == epochs
         assert_allclose(lowest, curves.cross_entropy[..., :epochs].min())
     assert len(told) == GRID.epochs
 
 
-def test_nothing_of_a_search_stays_behind_even_if_it_is_interrupted(p):
+def test_nothing_of_a_search_stays_behind_even_if_it_is_interrupted(small):
     threads, errors = set(threading.enumerate()), np.geterr()
 
     def interrupt(epochs, lowest):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        p.search(GRID, progress=interrupt)
+        small.search(GRID, progress=interrupt)
     assert set(threading.enumerate()) <= threads, "a thread is still running"
     assert np.geterr() == errors, "NumPy's handling of errors has changed"
 
@@ -158,12 +158,11 @@ def test_nothing_of_a_search_stays_behind_even_if_it_is_interrupted(p):
 
 
 @pytest.mark.filterwarnings("error")
-def test_models_that_diverge_neither_win_nor_harm_the_others(p):
+def test_models_that_diverge_neither_win_nor_harm_the_others(small):
     grid = GRID._replace(learning_rates=(0.1, 1e200), alphas=(0.001, 0.02), epochs=4)
-    curves, W, b = p.search(grid)
-    right, right_W, right_b = p.search(grid._replace(learning_rates=(0.1,)))
-    diverged = ~np.isfinite(curves.cross_entropy[:, 1]).all(axis=-1)
-    assert diverged.all(), "the models that should diverge do not"
+    curves, W, b = small.search(grid)
+    right, right_W, right_b = small.search(grid._replace(learning_rates=(0.1,)))
+    assert np.isnan(curves.cross_entropy[:, 1, :, -1]).all(), "models that should diverge do not"
     assert_allclose(curves.cross_entropy[:, :1], right.cross_entropy)
     assert best_point(curves) == best_point(right)
     assert_allclose(W, right_W)
@@ -171,9 +170,9 @@ def test_models_that_diverge_neither_win_nor_harm_the_others(p):
 
 
 @pytest.mark.filterwarnings("error")
-def test_if_every_model_diverges_the_search_says_so(p):
+def test_if_every_model_diverges_the_search_says_so(small):
     with pytest.raises(FloatingPointError, match="every model diverged"):
-        p.search(GRID._replace(learning_rates=(1e200,), alphas=(0.001, 0.02), epochs=4))
+        small.search(GRID._replace(learning_rates=(1e200,), alphas=(0.001, 0.02), epochs=4))
 
 
 def curves_of(values):

@@ -84,7 +84,7 @@ def test_float32_regularises_as_much_as_alpha_asks(learning_rate):
     )
     for k in range(1, len(alphas)):
         effect, right = ((w[..., k] - w[..., 0]).ravel() for w in (W, right_W))
-        share = effect @ right / (right @ right)
+        share = effect @ right / (right @ right)  # least squares: effect ≈ share · right
         assert abs(share - 1) < 0.03, f"alpha {alphas[k]} acts like {share:.2f} of it"
 
 
