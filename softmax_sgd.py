@@ -129,7 +129,9 @@ def read_npy(path: Path) -> np.ndarray:
             ".npy. To fetch Fashion-MNIST into a folder DIR: python download_data.py --data-dir DIR"
         ) from None
     except Exception as error:  # for a damaged header, NumPy raises half a dozen types
-        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+        # NumPy's advice on pickles is left out.
+        message = " ".join(str(error).split()).partition(" when allow_pickle")[0]
+        raise DataError(f"{path}: cannot be read: {message}") from None
     if array.dtype.kind not in "buif":
         raise DataError(f"{path}: holds {array.dtype}, not real numbers")
     return array
@@ -531,7 +533,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--alphas", type=strength, nargs="+", metavar="A", default=grid.alphas,
         help=several("strengths of the L2 regularisation", grid.alphas))
     add("--epochs", type=count, metavar="N", default=grid.epochs,
-        help="largest number of epochs (default: %(default)s)")
+        help="largest number of epochs; all smaller ones are tried, too (default: %(default)s)")
     add("--seed", type=seed, metavar="N", default=0,
         help="seed of the split and of the order of the examples (default: %(default)s)")
     add("--data-dir", type=Path, metavar="DIR", default=DATA,

@@ -139,8 +139,8 @@ def redirect_for_ever(client, body):
 
 
 def control_characters(client, body):
-    """Clear the screen, ring the bell, go to the start of the line."""
-    answer(client, b"", status="404 \x1b[2J\aFile\rnot here")
+    """Clear the screen, ring the bell, go to the start of the line, and fill the screen."""
+    answer(client, b"", status="404 \x1b[2J\aFile\rnot here" + " and not there" * 1000)
 
 
 def no_http(client, body):

@@ -86,6 +86,7 @@ def test_values_are_sorted_and_repeated_ones_are_tried_once(run_here):
         (("--batch-sizes", "64.0"), "--batch-sizes: '64.0' is not a whole number of 1 or more"),
         (("--learning-rates", "0"), "--learning-rates: '0' is not a number above 0"),
         (("--learning-rates", "nan"), "--learning-rates: 'nan' is not a number above 0"),
+        (("--learning-rates", "inf"), "--learning-rates: 'inf' is not a number above 0"),
         (("--learning-rates", "0,1"), "--learning-rates: '0,1' is not a number above 0"),
         (("--alphas", "-0.1"), "--alphas: '-0.1' is not a number of 0 or more"),
         (("--alphas", "inf"), "--alphas: 'inf' is not a number of 0 or more"),
@@ -116,7 +117,7 @@ def error_line(own_files, capsys, *options):
 
 
 def test_a_batch_size_above_the_number_of_training_images_is_refused(own_files, capsys):
-    line = error_line(own_files, capsys, "--batch-sizes", 4, 49)
+    line = error_line(own_files, capsys, "--batch-sizes", 49, 4)
     assert line == "softmax_sgd.py: --batch-sizes 49: there are only 48 training images"
     main([*map(str, ONE_MODEL), "--batch-sizes", "48", "--data-dir", str(own_files)])  # is not
 
@@ -179,7 +180,8 @@ def test_the_tables_have_the_lowest_cross_entropy_of_all_that_share_a_value(caps
     """
     grid = Grid(batch_sizes=(8, 16), learning_rates=(0.0001, 1.5), alphas=(0.0, 0.1), epochs=9)
     lowest = np.array([[[0.7, 0.8], [0.60004, 0.6]], [[np.inf, 12.5], [np.inf, np.inf]]])
-    print_lowest(grid, lowest)
+    *of_models, _ = grid.axes().values()
+    print_lowest(grid, lowest.reshape([len(values) for values in of_models]))
     assert (
         capsys.readouterr().out
         == """
@@ -200,35 +202,40 @@ def test_the_tables_are_those_of_the_curves(finished_run, capsys):
     assert capsys.readouterr().out in finished_run.stdout
 
 
+AXES = {
+    "batch_size": (1, 8, 64),
+    "learning_rate": (0.1, 0.2, 0.4),
+    "alpha": (0.0, 0.1, 0.5),
+    "epochs": range(1, 10),
+}
+
+
 @pytest.mark.parametrize(
     ("best", "notes"),
     [
-        ((8, 0.2, 0.0, 5), []),
-        ((1, 0.2, 0.1, 5), []),
+        ({}, []),
         (
-            (64, 0.1, 0.1, 9),
-            ["batch size 64: larger", "learning rate 0.1: smaller", "epochs 9: larger"],
+            {"learning_rate": 0.1},
+            ["learning rate 0.1 is at the edge of the grid; try smaller ones"],
         ),
-        ((8, 0.4, 0.5, 1), ["learning rate 0.4: larger", "alpha 0.5: larger"]),
+        ({"learning_rate": 0.4}, ["learning rate 0.4 is at the edge of the grid; try larger ones"]),
+        ({"batch_size": 64}, ["batch size 64 is at the edge of the grid; try larger ones"]),
+        ({"epochs": 9}, ["epochs 9 is at the edge of the grid; try larger ones"]),
+        ({"alpha": 0.5}, ["alpha 0.5 is at the edge of the grid; try larger ones"]),
+        ({"batch_size": 1, "alpha": 0.0, "epochs": 1}, []),  # there are no smaller ones
     ],
+    ids=str,
 )
 def test_a_best_value_at_the_edge_of_the_grid_gets_a_note(capsys, best, notes):
-    """But not one beyond which there is none: batch size 1, alpha 0, epoch 1."""
-    grid = Grid((1, 8, 64), (0.1, 0.2, 0.4), (0.0, 0.1, 0.5), epochs=9)
-    print_edges(grid.axes(), dict(zip(grid.axes(), best, strict=True)), explore_hint=True)
-    expected = []
-    for note in notes:
-        value, change = note.split(": ")
-        expected.append(f"Note: {value} is at the edge of the grid; try {change} ones")
-    if notes:
-        expected.append("Note: explore with --no-test until the grid is final")
-    assert capsys.readouterr().out.splitlines() == expected
+    middle = {"batch_size": 8, "learning_rate": 0.2, "alpha": 0.1, "epochs": 5}
+    print_edges(AXES, middle | best, explore_hint=True)
+    lines = capsys.readouterr().out.splitlines()
+    hint = ["Note: explore with --no-test until the grid is final"] if notes else []
+    assert lines == [f"Note: {note}" for note in notes] + hint
 
 
 def test_a_value_without_others_beside_it_gets_no_note(capsys):
-    grid = Grid((8,), (0.1,), (0.1,), epochs=1)
-    best = dict(zip(grid.axes(), (8, 0.1, 0.1, 1), strict=True))
-    print_edges(grid.axes(), best, explore_hint=True)
+    print_edges({"learning_rate": (0.1,)}, {"learning_rate": 0.1}, explore_hint=True)
     assert capsys.readouterr().out == ""
 
 

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import tracemalloc
+from hashlib import sha256
 from types import SimpleNamespace
 
 import numpy as np
@@ -90,6 +91,7 @@ def apt_get(tmp_path, monkeypatch):
 # It delivers once, and works in its own folder only, as it must for a user who is not root. Its
 # update fails, which does no harm: another repository has the package.
 APT_GET = """
+echo "Reading package lists..."
 case "$3 and $5: $6 $7" in
     "Dir::State=$PWD and Dir::Cache=$PWD: update ") echo "E: a repository is down" >&2; exit 100 ;;
     "Dir::State=$PWD and Dir::Cache=$PWD: download dataset-fashion-mnist") mv "{deb}" . ;;
@@ -176,9 +178,11 @@ def traces(folder):
 
 
 def test_right_files_need_no_network_and_nothing_is_written(data_dir, tmp_path):
+    """They are in the folder data beside the program, wherever it is started."""
     (tmp_path / "requests.py").write_text("raise ImportError('requests is not needed for this')")
     before = traces(data_dir)
-    done = run("download_data.py", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = run("download_data.py", env=env, cwd=tmp_path)
     assert done.stderr == f"{data_dir}: all four files are present and verified\n"
     assert done.stdout == ""
     assert done.returncode == 0
@@ -225,6 +229,7 @@ def assert_refused(tmp_path, download, serve):
         assert len(lines) == 1
         assert str(tmp_path) in lines[0]
         assert "softmax_sgd.py --data-dir DIR" in lines[0]
+        return lines[0]
 
     return hold
 
@@ -244,8 +249,10 @@ def test_one_wrong_bit_in_a_file_that_is_there_is_noticed(
     monkeypatch.setattr(download_data, "FILES", FILES)
     for right in LABELS:
         shutil.copy(data_dir / right.name, tmp_path)
-    (tmp_path / file.name).write_bytes(server.flip_a_bit(server.content(file.name)))
-    assert_refused([file])
+    content = server.flip_a_bit(server.content(file.name))
+    (tmp_path / file.name).write_bytes(content)
+    line = assert_refused([file])
+    assert f"{file.name} has {file.size} bytes (SHA-256 {sha256(content).hexdigest()[:8]}" in line
 
 
 # --- Each source ----------------------------------------------------------------------------------
@@ -289,6 +296,17 @@ def test_a_system_copy_needs_no_network(tmp_path, monkeypatch, download):
     monkeypatch.setattr(download_data, "SYSTEM", system)
     status, lines = download(tmp_path / "data")
     assert_success(tmp_path / "data", system, status, lines)
+
+
+def test_of_an_incomplete_system_copy_the_rest_is_used(tmp_path, monkeypatch, download, serve):
+    system = put_idx(tmp_path / "system", SECOND)
+    monkeypatch.setattr(download_data, "SYSTEM", system)
+    monkeypatch.setattr(download_data, "COURSE", serve(server.good).url)
+    status, (missing, *lines) = download(tmp_path / "data")
+    assert missing.startswith(f"{system}: {FIRST.name}: "), missing
+    assert lines[0] == verified(SECOND, tmp_path / "data", system)
+    assert lines[1] == verified(FIRST, tmp_path / "data", "the course's server")
+    assert status == 0, lines
 
 
 def test_no_source_is_trusted(tmp_path, monkeypatch, download, serve):
@@ -337,6 +355,7 @@ def assert_next_source_delivers(tmp_path, monkeypatch, download, serve):
         assert source == mirror
         assert re.search(reason, reported), f"reported: {reported}; expected: {reason}"
         assert line.isprintable(), f"control characters: {line!r}"
+        assert len(reported) <= 200, f"too long: {reported}"
         assert "Max retries" not in line, f"not the root cause: {line}"
         assert_success(tmp_path, "the course's server", status, lines)
 

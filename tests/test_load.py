@@ -105,7 +105,12 @@ WRONG = [
     ("half a label", TRAIN_LABELS, LABELS / 2, "whole numbers from 0 to 9"),
     ("names", TRAIN_LABELS, LABELS.astype("U5"), "holds <U5, not real numbers"),
     ("complex numbers", TRAIN_IMAGES, X + 0j, "holds complex128, not real numbers"),
-    ("objects", TRAIN_LABELS, LABELS.astype(object), "cannot be read"),
+    (
+        "objects",
+        TRAIN_LABELS,
+        LABELS.astype(object),
+        "cannot be read: Object arrays cannot be loaded",
+    ),
 ]
 
 

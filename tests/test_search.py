@@ -175,6 +175,11 @@ def test_if_every_model_diverges_the_search_says_so(small):
         small.search(GRID._replace(learning_rates=(1e200,), alphas=(0.001, 0.02), epochs=4))
 
 
+def test_if_every_model_diverges_in_the_end_good_first_epochs_do_not_help():
+    with pytest.raises(FloatingPointError):
+        best_point(curves_of([[0.1, np.nan], [0.2, np.inf]]))
+
+
 def curves_of(values):
     return Metrics(np.array(values, float), np.zeros(np.shape(values)))
 
