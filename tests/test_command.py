@@ -46,8 +46,9 @@ def test_help_shows_the_options_with_their_defaults():
     options = "batch-sizes learning-rates alphas epochs seed data-dir output no-test"
     for option in options.split():
         assert f" --{option} " in text
-    for default in ("8 16 32 64", "0.005 0.01 0.02 0.05", "0.0 1e-05 0.0001 0.001", "60", "0"):
-        assert f"(default: {default})" in text
+    *of_models, epochs = Grid()
+    for default in (*of_models, [epochs], [0]):
+        assert f"(default: {' '.join(map(str, default))})" in text
     assert text.endswith("--batch-sizes 64 --epochs 5 --no-test"), "no quick example"
 
 
