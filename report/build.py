@@ -102,7 +102,7 @@ def cells(axes, values, texts, bold, high: float, size: float = 7.5) -> None:
 def xor() -> Figure:
     """The four points, drawn as heights over the square, and the flat best fit between them."""
     figure = Figure((5.8 * CM, 3.7 * CM), layout="none")
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.8, 1.98), ylim=(-0.25, 1.5), aspect="equal")
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.84, 1.94), ylim=(-0.25, 1.5), aspect="equal")
     axes.axis("off")
 
     def at(x1, x2, height):  # an oblique projection
@@ -129,7 +129,7 @@ def xor() -> Figure:
     axes.text(1.3, 0.1, "𝑥_{2}", color=GREY, ha="left", va="center")
     axes.plot([-0.55, -0.55], [0, 1], "_-", color=GREY, linewidth=0.5)  # the axis of the heights
     for height in (0, 1):
-        axes.text(-0.6, height, str(height), color=GREY, ha="right", va="center")
+        axes.text(-0.64, height, str(height), color=GREY, ha="right", va="center")
     axes.text(-0.55, 1.12, "𝑦", color=GREY, ha="center")
     return figure
 
@@ -164,7 +164,7 @@ def one_curve(axes, marksize: float, legend: str) -> None:
     ]
     look = {"ncols": len(handles), "columnspacing": 0.8, "handletextpad": 0.3}
     axes.legend(
-        handles=handles, title=legend, loc=(0.36, 0.8), handlelength=1, frameon=False, **look
+        handles=handles, title=legend, loc=(0.36, 0.76), handlelength=1, frameon=False, **look
     )
     i, j, k = np.unravel_index(lowest.argmin(), lowest.shape)
     point_out(axes, ratios[i, j] * apart[k], lowest[i, j, k])

@@ -94,6 +94,7 @@ def test_values_are_sorted_and_repeated_ones_are_tried_once(run_here):
         (("--epochs", "0"), "--epochs: '0' is not a whole number of 1 or more"),
         (("--epochs", "many"), "--epochs: 'many' is not a whole number of 1 or more"),
         (("--seed", "-1"), "--seed: '-1' is not a whole number of 0 or more"),
+        (("--no_test",), "unrecognized arguments: --no_test"),
         (("--output", str(ROOT / "README.md")), "--output: "),
     ],
 )

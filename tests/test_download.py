@@ -592,6 +592,15 @@ def test_if_a_file_cannot_be_written_the_files_before_it_are_kept(tmp_path, down
     assert found(tmp_path) == {FIRST.name}
 
 
+def test_the_systems_temporary_folder_is_not_used(tmp_path, monkeypatch, download, serve):
+    """It may be too small, or on another disk, from which a file cannot be moved at once."""
+    mirror = serve(server.good).url
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr("tempfile.tempdir", str(tmp_path / "no such folder"))
+        status, lines = download(tmp_path / "data", mirror)
+    assert_success(tmp_path / "data", mirror, status, lines)
+
+
 def test_a_relative_folder_with_blanks_and_umlauts(tmp_path, monkeypatch, download, serve):
     monkeypatch.chdir(tmp_path)
     mirror = serve(server.good).url

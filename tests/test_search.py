@@ -169,6 +169,13 @@ def test_models_that_diverge_neither_win_nor_harm_the_others(small):
     assert_allclose(b, right_b)
 
 
+def test_progress_leaves_out_models_that_diverge(small):
+    told = []
+    grid = GRID._replace(learning_rates=(0.1, 1e200), alphas=(0.001, 0.02), epochs=4)
+    small.search(grid, progress=lambda epochs, lowest: told.append(lowest))
+    assert np.isfinite(told).all()
+
+
 @pytest.mark.filterwarnings("error")
 def test_if_every_model_diverges_the_search_says_so(small):
     with pytest.raises(FloatingPointError, match="every model diverged"):
