@@ -56,6 +56,9 @@ def test_80_percent_of_the_training_files_train_and_20_percent_validate(finished
     assert finished_run.stdout.startswith("Images: 48 training, 12 validation, 40 test")
 
 
+# "Hint 1: divide each pixel of both the training and testing data by 255."
+
+
 def test_each_pixel_is_divided_by_255(finished_run):
     X, _, X_test, _ = load(finished_run.own_files)
     pixels = np.load(finished_run.own_files / TRAIN_IMAGES)

@@ -102,7 +102,9 @@ def test_a_wrong_option_is_named_at_once_with_what_is_expected(options, says, ow
     with pytest.raises(SystemExit) as stop:
         main([*map(str, ONE_MODEL), "--data-dir", str(own_files), *options])
     assert stop.value.code == 2
-    assert says in capsys.readouterr().err.splitlines()[-1]
+    stdout, stderr = capsys.readouterr()
+    assert says in stderr.splitlines()[-1]
+    assert stdout == "", "not at once, but after the search"
 
 
 # --- Errors ---------------------------------------------------------------------------------------
@@ -121,17 +123,21 @@ def error_line(own_files, capsys, *options):
 def test_a_batch_size_above_the_number_of_training_images_is_refused(own_files, capsys):
     line = error_line(own_files, capsys, "--batch-sizes", 49, 4)
     assert line == "softmax_sgd.py: --batch-sizes 49: there are only 48 training images"
-    main([*map(str, ONE_MODEL), "--batch-sizes", "48", "--data-dir", str(own_files)])  # is not
+    main(
+        [*map(str, ONE_MODEL), "--batch-sizes", "48", "--data-dir", str(own_files)]
+    )  # 48 is not refused
 
 
 def test_wrong_data_are_one_line(own_files, capsys):
     (own_files / TEST_IMAGES).write_text("<html>")
-    line = error_line(own_files, capsys)
+    with pytest.raises(SystemExit):
+        main(["--data-dir", str(own_files)])
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"softmax_sgd.py: {own_files / TEST_IMAGES}: cannot be read: ")
 
 
 @pytest.mark.filterwarnings("error")  # no warning may reach the user, either
-def test_if_every_model_diverges_one_line_says_what_to_try(own_files, capsys):
+def test_if_every_model_diverges_the_last_line_says_what_to_try(own_files, capsys):
     line = error_line(own_files, capsys, *ONE_MODEL, "--learning-rates", 1e38)
     assert line == "softmax_sgd.py: every model diverged; try smaller learning rates or alphas"
 
@@ -169,7 +175,7 @@ def test_a_winner_inside_the_grid_gets_no_note(finished_run):
 
 def test_progress_and_where_the_results_are_go_to_stderr(finished_run):
     assert re.fullmatch(
-        r"(\d+ of 10 epochs, .*\n)*"  # on a slow machine
+        rf"(\d+ of {GRID.epochs} epochs, .*\n)*"  # on a slow machine
         r"searched in \d+\.\d s\nWrote results.json, model.npz and curves.npz to .*\n",
         finished_run.stderr,
     )
@@ -194,7 +200,7 @@ def test_the_tables_have_the_lowest_cross_entropy_of_all_that_share_a_value(caps
     """
     grid = Grid(batch_sizes=(8, 16), learning_rates=(0.0001, 1.5), alphas=(0.0, 0.1), epochs=9)
     lowest = np.array([[[0.7, 0.8], [0.60004, 0.6]], [[np.inf, 12.5], [np.inf, np.inf]]])
-    *of_models, _ = grid.axes().values()
+    *of_models, _ = grid.axes().values()  # with a new hyperparameter, of one value, one axis more
     print_lowest(grid, lowest.reshape([len(values) for values in of_models]))
     assert capsys.readouterr().out == TABLES
 
@@ -426,7 +432,8 @@ try:
 except SystemExit:
     print("\\n", *[os.environ[name] for name in {names}])
 """
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.stdout, done.stderr
     assert done.stdout.splitlines()[-1].split() == [used] * 4, done.stderr
 

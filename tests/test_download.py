@@ -45,7 +45,9 @@ def offline(data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(download_data, "FILES", LABELS)
     monkeypatch.setattr(download_data, "SYSTEM", SYSTEM / "not installed")
     monkeypatch.setenv("PATH", str(tmp_path / "tools"))  # without apt-get
-    monkeypatch.setenv("https_proxy", "no-proxy://")  # an unknown scheme, so the web is unreachable
+    monkeypatch.setenv(
+        "https_proxy", "no-proxy://"
+    )  # which fails at once, so the web is unreachable
     monkeypatch.setenv("no_proxy", "127.0.0.1,nowhere.invalid")
 
 
@@ -115,6 +117,7 @@ def package(tmp_path, apt_get):
 
     def make(*files, change=lambda body: body, links=()):
         root, deb = tmp_path / "package", tmp_path / "the.deb"
+        # Where from_package looks for them, which `offline` has changed.
         put_idx(root / download_data.SYSTEM.relative_to("/"), *files, change=change)
         for name, target in links:
             (root / name).symlink_to(target)
@@ -216,7 +219,7 @@ WRONG = [
 def assert_refused(tmp_path, download, serve):
     """Check that just these files are named, and that nothing is fetched or changed."""
 
-    def hold(files):
+    def check(files):
         before, source = traces(tmp_path), serve(server.good)
         status, lines = download(tmp_path, source.url)
         named = re.findall(r"(\S+\.npy) (?:has \d+ bytes|cannot be read)", lines[0])
@@ -231,7 +234,7 @@ def assert_refused(tmp_path, download, serve):
         assert "softmax_sgd.py --data-dir DIR" in lines[0]
         return lines[0]
 
-    return hold
+    return check
 
 
 @pytest.mark.parametrize("make", WRONG)
@@ -347,7 +350,7 @@ def assert_next_source_delivers(tmp_path, monkeypatch, download, serve):
     The reason is a regular expression: systems and versions of urllib3 say it differently.
     """
 
-    def hold(mirror, reason, files=(FIRST,)):
+    def check(mirror, reason, files=(FIRST,)):
         monkeypatch.setattr(download_data, "FILES", files)
         monkeypatch.setattr(download_data, "COURSE", serve(server.good).url)
         status, (line, *lines) = download(tmp_path, mirror)
@@ -359,7 +362,7 @@ def assert_next_source_delivers(tmp_path, monkeypatch, download, serve):
         assert "Max retries" not in line, f"not the root cause: {line}"
         assert_success(tmp_path, "the course's server", status, lines)
 
-    return hold
+    return check
 
 
 FAULTS = {  # the right file has 40128 bytes, the page 56
@@ -679,8 +682,8 @@ def test_two_at_once_both_succeed(tmp_path, serve):
 
     mirror = serve(when_both_have_asked).url
     processes = [start(tmp_path / "data", "--mirror", mirror) for _ in range(2)]
-    for process in processes:
-        _, stderr = process.communicate()
+    outputs = [process.communicate() for process in processes]
+    for process, (_, stderr) in zip(processes, outputs, strict=True):
         assert_success(tmp_path / "data", mirror, process.returncode, without_progress(stderr))
 
 
@@ -789,8 +792,8 @@ def test_the_real_package(tmp_path, monkeypatch):
         done = run("download_data.py", "--data-dir", tmp_path, timeout=60)
     except subprocess.TimeoutExpired:
         pytest.skip("the package mirror is slow")
-    offline = "package mirror: .*: (E: (Unable to locate|Could not|Failed to fetch|Temporary).*)"
-    if unavailable := re.search(offline, done.stderr):
+    no_network = "package mirror: .*: (E: (Unable to locate|Could not|Failed to fetch|Temporary).*)"
+    if unavailable := re.search(no_network, done.stderr):
         pytest.skip(unavailable[1])
     monkeypatch.setattr(download_data, "FILES", FILES)
     _course, _zalando, *lines = without_progress(done.stderr)

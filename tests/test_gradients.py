@@ -44,7 +44,7 @@ def slopes(p, alpha):
 
 
 def y_minus_yhat_in_place_of_yhat_minus_y(dW, db, p, alpha):
-    return 2 * alpha * p.W - dW, -db
+    return -(dW - alpha * p.W) + alpha * p.W, -db
 
 
 def the_gradients_have_the_wrong_sign(dW, db, p, alpha):
@@ -140,17 +140,17 @@ def check(dW, db, p, alpha):
 
     def close(*pair):
         return all(
-            np.shape(ours) == np.shape(theirs) and np.allclose(ours, theirs, rtol=1e-6, atol=1e-9)
+            np.allclose(ours, theirs, rtol=1e-6, atol=1e-9)
             for ours, theirs in zip((dW, db), pair, strict=True)
         )
 
+    assert (np.shape(dW), np.shape(db)) == (p.W.shape, p.b.shape), "not the shapes of W and b"
     if not close(*right):
         names = [f.__name__.replace("_", " ") for f in MISTAKES if close(*f(*right, p, alpha))]
         likely = f": as if {' or '.join(names)}" if names else ""
         for name, ours, slope in (("dW", dW, right[0]), ("db", db, right[1])):
             message = f"{name} is not the slope of the loss{likely}"
             assert_allclose(ours, slope, rtol=1e-6, atol=1e-9, err_msg=message)
-        pytest.fail("dW and db have other shapes than W and b")
 
 
 @pytest.mark.parametrize("alpha", [0.0, LARGE])

@@ -1,5 +1,6 @@
 """What report.pdf says of its numbers is true of report/results; and it is what build.py makes."""
 
+import importlib
 import json
 import math
 import re
@@ -20,7 +21,8 @@ LOWEST = arrays("curves")["cross_entropy"].min(axis=-1)  # of each model: (n, ε
 
 
 def ratio(point: dict) -> float:
-    return point["batch_size"] / point["learning_rate"]
+    """Of learning rate and batch size, ε/n."""
+    return point["learning_rate"] / point["batch_size"]
 
 
 # --- The results fit each other -------------------------------------------------------------------
@@ -90,7 +92,7 @@ def test_most_seeds_choose_the_same_ratio_and_the_others_and_the_averages_are_ne
 
 def test_the_curve_has_its_minimum_inside_and_rises_on_both_sides():
     n, rates = RESULTS["grid"]["batch_sizes"], RESULTS["grid"]["learning_rates"]
-    assert n[0] / rates[-1] < ratio(BEST) < n[-1] / rates[0], "the minimum is at an end"
+    assert rates[0] / n[-1] < ratio(BEST) < rates[-1] / n[0], "the minimum is at an end"
     ends = LOWEST[0, -1], LOWEST[-1, 0]
     assert (np.min(ends, axis=0) > LOWEST.min(axis=(0, 1)) + 0.01).all(), "the curve does not rise"
 
@@ -144,7 +146,7 @@ def test_no_digit_of_the_exact_minima_is_in_doubt():
 
 
 def test_the_winner_resembles_the_minimum_for_a_larger_alpha():
-    """Its weights and its loss are between those of two exact minima, of larger alphas."""
+    """Its ‖W‖² and its training cross-entropy are between those of minima for larger alphas."""
     rows = sorted(read("optimum")["rows"], key=lambda row: row["alpha"])
     norm_squared = read("winner")["norm_squared"]
     above = [row for row in rows if row["norm_squared"] > norm_squared][-1]
@@ -161,6 +163,7 @@ def test_the_other_form_of_the_step_rounds_alpha_wrongly_and_ours_does_not():
 
 
 def test_the_simulations_agree_with_the_law_at_a_well_chosen_rate():
+    """The numbers are parts of what report/logistic.py's law predicts; the rate is below 2/L."""
     facts = read("logistic")
     assert all(facts["learning_rate"] < pair["largest_rate"] for pair in facts["pairs"].values())
     for pair in facts["law"]:
@@ -182,7 +185,7 @@ def build():
         pytest.importorskip(name)
         if version(name) != pin:
             pytest.skip(f"the bytes are those of {name} {pin}")
-    return pytest.importorskip("report.build")
+    return importlib.import_module("report.build")
 
 
 def test_the_report_and_the_picture_are_what_build_makes(build, tmp_path):

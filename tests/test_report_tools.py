@@ -51,9 +51,9 @@ def test_gradient_check_accepts_the_gradients_and_sees_one_that_is_half_too_long
         return 1.5 * dW, db
 
     monkeypatch.setattr(gradient_check, "gradients", too_long)
-    half_of_the_longer = 0.5 / 1.5
+    excess = 0.5 / 1.5  # as a part of the longer one
     largest = max(gradient_check.relative_errors(X, y, axes, rng))
-    assert largest == pytest.approx(half_of_the_longer, abs=1e-5)
+    assert largest == pytest.approx(excess, abs=1e-5)
 
 
 # --- rounding -------------------------------------------------------------------------------------
@@ -68,6 +68,7 @@ def test_in_float32_a_factor_near_1_loses_a_small_alpha_and_the_step_of_the_prog
     W, b, X = (values.astype(np.float32) for values in (W, b, X))
     given = W, b, X, y, 1e-6, 0.02, batches  # 1 - 2e-8 is 1 in float32
     assert rounding.effective_alpha(rounding.sgd_by_decay, *given) == pytest.approx(0, abs=0.01)
+    assert rounding.effective_alpha(sgd, *given) == pytest.approx(1, abs=0.02)
     given = W, b, X, y, 1e-3, 0.02, batches
     assert rounding.effective_alpha(sgd, *given) == pytest.approx(1, abs=0.02)
     assert rounding.effective_alpha(rounding.sgd_by_decay, *given) == pytest.approx(1, abs=0.02)
