@@ -69,7 +69,7 @@ def data_dir():
     try:
         return ensure()
     except DataError as error:
-        pytest.skip(f"needs the real data: {error}")
+        pytest.skip(f"needs the real data: {str(error).splitlines()[0]}")
 
 
 @pytest.fixture(scope="session")
