@@ -58,10 +58,11 @@ def test_the_cross_entropy_is_the_mean_of_minus_log_yhat(problem, n):
     assert_allclose(cross_entropy, plain_cross_entropy(p), err_msg="cross-entropy")
 
 
-def test_the_cross_entropy_of_a_small_probability_is_its_logarithm():
-    """Not that of a probability to which something was added, or that was clipped."""
-    W, b = np.array([[60.0, 0.0]]), np.zeros(2)
-    cross_entropy, _ = evaluate(W, b, np.ones((1, 1)), np.array([1]))
+def test_a_small_probability_is_exact_and_so_is_its_logarithm():
+    """Nothing is added to it, and it is not clipped."""
+    W, b, X = np.array([[60.0, 0.0]]), np.zeros(2), np.ones((1, 1))
+    assert_allclose(softmax(W, b, X)[1], np.exp(-60), rtol=1e-12)
+    cross_entropy, _ = evaluate(W, b, X, np.array([1]))
     assert_allclose(cross_entropy, 60, rtol=1e-12)
 
 
