@@ -117,10 +117,6 @@ def too_long(client, body):
     answer(client, body + b"\0")
 
 
-def compressed(client, body):
-    answer(client, gzip.compress(body), "Content-Encoding: gzip")
-
-
 def html_page(client, body):
     answer(client, b"<!DOCTYPE html><html><title>Please log in</title></html>")
 
@@ -141,10 +137,6 @@ def redirect_for_ever(client, body):
 def control_characters(client, body):
     """Clear the screen, ring the bell, go to the start of the line, and fill the screen."""
     answer(client, b"", status="404 \x1b[2J\aFile\rnot here" + " and not there" * 1000)
-
-
-def no_http(client, body):
-    client.sendall(b"220 Welcome to this FTP server\r\n")
 
 
 def reset_midway(client, body):

@@ -98,7 +98,6 @@ def test_what_is_in_the_zip_runs_from_what_is_in_it(tmp_path):
 BLOCKS = re.findall("```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.slow
 def test_the_steps_of_the_notebook_run_and_show_what_they_announce(data_dir):
     pytest.importorskip("matplotlib")
     marked = "\nprint('---', flush=True)\n".join(BLOCKS)

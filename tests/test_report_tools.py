@@ -28,10 +28,11 @@ def test_a_constant_model_has_one_predicted_class_and_the_loss_of_its_one_probab
     assert facts["confusion"][3][3] == facts["confusion"][5][3] == 50
     assert np.sum(facts["confusion"]) == 100
     mean = (math.log(20 / 11) + math.log(20)) / 2
-    # The normal approximation: half of the losses are each of the two, log 11 apart.
+    # The normal approximation, with 1.96: half of the losses are each of the two, log 11 apart.
     half = 1.96 * math.log(11) / 2 * math.sqrt(100 / 99) / 10
     assert facts["cross_entropy"] == pytest.approx({"low": mean - half, "high": mean + half})
-    # Wilson's interval is centred on 1/2, as 50 of 100 are, and its half width is known.
+    # Wilson's interval is centred on 1/2, as 50 of 100 are. With SciPy's z in place of 1.96, its
+    # half width z/(1 + z²/n) √(1/(4n) + z²/(4n²)) is z/(2 √(n + z²)).
     half = 1.959964 / (2 * math.sqrt(100 + 1.959964**2))
     assert facts["accuracy"] == pytest.approx({"low": 0.5 - half, "high": 0.5 + half})
 
@@ -137,7 +138,7 @@ def test_neighbours_and_rivals_are_those_of_the_lowest_point():
     values[0, 1, 0, 6] = 0.404
     facts = choice.neighbours_and_rivals(Metrics(values, values))
     assert facts["before_and_after"] == [0.52, 0.51]
-    assert facts["models_close"] == 2
+    assert facts["models_close"] == 2  # the winner and the rival, as choice.CLOSE is 0.005
     # Equal values count in the first epoch, so only the rival has its lowest value late.
     assert facts["lowest_in_last_epochs"] == 1
 
@@ -151,7 +152,7 @@ def test_the_best_average_is_centred_on_its_epoch():
     assert point == {"epochs_averaged": 5, **expected}
 
 
-def test_the_winner_is_flattered_by_what_it_loses_from_validation_to_test():
+def test_the_flattery_is_what_the_winner_loses_on_the_test_beyond_what_the_minimum_loses():
     def metrics(validation, test):
         parts = {"validation": validation, "test": test}
         return {"alpha": 0.1} | {part: {"cross_entropy": value} for part, value in parts.items()}
@@ -159,7 +160,7 @@ def test_the_winner_is_flattered_by_what_it_loses_from_validation_to_test():
     runs = [metrics(0.40, 0.45), metrics(0.42, 0.44)]
     optima = [metrics(0.41, 0.44), metrics(0.43, 0.44)]
     facts = choice.flattery(runs, optima)
-    assert facts["mean"] == pytest.approx(0.015)  # 0.02 and 0.01
+    assert facts["mean"] == pytest.approx(0.015)  # the mean of 0.05 - 0.03 and 0.02 - 0.01
     assert facts["standard_error"] == pytest.approx(0.005)
 
 
