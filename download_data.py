@@ -130,12 +130,8 @@ def fetch(files: list[File], data_dir: Path, folder: Path, mirror: str | None) -
                     break
                 continue
             if not os.path.lexists(target):
-                try:
-                    os.replace(path, target)
-                except PermissionError:  # on Windows, if another process has just done the same
-                    if not os.path.lexists(target):
-                        raise
-            if problem := mismatch(target, file):
+                os.replace(path, target)
+            elif problem := mismatch(target, file):
                 raise DataError(f"{data_dir}: {problem}. It appeared during the download")
             show(f"{target}: {file.size / 1e6:.2f} MB from {name}, verified")
             missing.remove(file)
