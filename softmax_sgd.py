@@ -456,7 +456,10 @@ def print_aligned(rows: list[list[str]]) -> None:
 
 
 def print_edges(axes: dict, best: dict, explore_hint: bool) -> None:
-    """Print a note for each best value that is the smallest or the largest of several tried."""
+    """Print a note for each best value that is the smallest or the largest of several tried.
+
+    If there are any and `explore_hint` is true, a last note says how to explore further.
+    """
     smallest = {"batch_size": 1, "epochs": 1}  # nothing smaller can be tried; for alpha, 0
     notes = []
     for name, value in best.items():

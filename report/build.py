@@ -29,7 +29,8 @@ NAMES = "T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, ba
 CLASSES = NAMES.split(", ")
 # Two colours that no kind of colour blindness confuses, one dark and one light in black and white.
 BLUE, ORANGE, GREY, RED = "#00508c", "#a85000", "#666666", "#b00000"
-# Of the alphas, from the smallest; in black and white, all differ but for the last two.
+# Of the alphas, from the smallest. In black and white, the second and the last are alike, but the
+# curve of the last is far above the others.
 ALPHA_COLOURS = ("black", "#0072b2", "#3fa0dc", ORANGE)
 BATCH_SIZE_MARKS = "osD^"
 MARK_SIZES = (1.7, 1.35, 1.1, 0.95)  # so that one does not hide another below it

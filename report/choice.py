@@ -70,9 +70,9 @@ def by_ratio(grid: Grid, lowest: np.ndarray) -> dict[float, np.ndarray]:
 
 
 def spreads(grid: Grid, lowest: np.ndarray) -> dict:
-    """For each alpha, the largest differences within an n/ε and between them.
+    """For each alpha, the largest differences within an n/ε, and between different ones.
 
-    Of those n/ε that several models share.
+    Only those n/ε count that several models share.
     """
     groups = by_ratio(grid, lowest)
     shared = [values for values in groups.values() if len(values) > 1]

@@ -49,6 +49,7 @@ def test_help_shows_the_options_with_their_defaults():
     *of_models, epochs = Grid()
     for default in (*of_models, [epochs], [0]):
         assert f"(default: {' '.join(map(str, default))})" in text
+    assert "None" not in text
     assert text.endswith("--batch-sizes 64 --epochs 5 --no-test"), "no quick example"
 
 
@@ -123,9 +124,8 @@ def error_line(own_files, capsys, *options):
 def test_a_batch_size_above_the_number_of_training_images_is_refused(own_files, capsys):
     line = error_line(own_files, capsys, "--batch-sizes", 49, 4)
     assert line == "softmax_sgd.py: --batch-sizes 49: there are only 48 training images"
-    main(
-        [*map(str, ONE_MODEL), "--batch-sizes", "48", "--data-dir", str(own_files)]
-    )  # 48 is not refused
+    # 48 are not refused.
+    main([*map(str, ONE_MODEL), "--batch-sizes", "48", "--data-dir", str(own_files)])
 
 
 def test_wrong_data_are_one_line(own_files, capsys):
@@ -216,8 +216,6 @@ AXES = {
     "alpha": (0.0, 0.1, 0.5),
     "epochs": range(1, 10),
 }
-
-
 MIDDLE = {"batch_size": 8, "learning_rate": 0.2, "alpha": 0.1, "epochs": 5}
 
 

@@ -625,16 +625,12 @@ download_data.main()
 """
 
 
-def start(folder, *options, files=LABELS, **how):
-    """Start the program in a process and session of its own, as in a terminal of 100 columns.
-
-    It wants these files.
-    """
-    code = CHILD.format(names=names(files))
+def start(folder, *options):
+    """Start the program in a process and session of its own; it wants the labels."""
+    code = CHILD.format(names=names(LABELS))
     command = [sys.executable, "-c", code, "--data-dir", str(folder), *options]
-    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | how
-    how |= {"env": os.environ | {"COLUMNS": "100"}, "start_new_session": os.name == "posix"}
-    return subprocess.Popen(command, cwd=ROOT, encoding="utf-8", **how)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=os.name == "posix", **pipes)
 
 
 def press_ctrl_c(process, when):

@@ -8,26 +8,21 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from helpers import ROOT, run
 
 import download_data
+from report.shared import arrays, read
 from softmax_sgd import Grid, Metrics, parse_arguments, print_lowest, without_diverged
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RESULTS = ROOT / "report" / "results"
-
-
-def read(name):
-    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
 # --- Numbers --------------------------------------------------------------------------------------
 
 
 def test_the_first_sentences_have_the_metrics_and_hyperparameters_of_the_results():
-    results = read("results.json")
+    results = read("results")
     first_paragraph = README.split("\n\n")[1]
     sentence = " ".join(first_paragraph.split())
     assert f"test cross-entropy of **{results['test']['cross_entropy']:.4f}**" in sentence
@@ -37,7 +32,7 @@ def test_the_first_sentences_have_the_metrics_and_hyperparameters_of_the_results
 
 
 def test_the_output_is_that_of_the_results(capsys):
-    results, grid = read("results.json"), Grid()
+    results, grid = read("results"), Grid()
     assert results["grid"] == json.loads(json.dumps(grid._asdict())), "not of the default grid"
     output = re.search("```\n(Images.*?)```", README, re.DOTALL)[1]
     split, best = results["split"], results["best"]
@@ -45,8 +40,7 @@ def test_the_output_is_that_of_the_results(capsys):
     lengths = " x ".join(str(len(values)) for values in grid.axes().values())
     images = f"Images: {parts} (split by seed {results['seed']})\n"
     assert output.startswith(f"{images}Grid: {lengths} (")
-    with np.load(RESULTS / "curves.npz") as curves:
-        metrics = Metrics(curves["cross_entropy"], curves["accuracy"])
+    metrics = Metrics(*(arrays("curves")[name] for name in Metrics._fields))
     print_lowest(grid, without_diverged(metrics).min(axis=-1))
     tables = capsys.readouterr().out
     last = "Best: " + ", ".join(f"{name.replace('_', ' ')} {best[name]}" for name in best) + "\n\n"
@@ -59,7 +53,7 @@ def test_the_output_is_that_of_the_results(capsys):
 
 def test_the_speed_is_that_of_the_benchmark():
     rows = re.findall(r"^\| (.*) \| ([\d.]+) \| ([\d.]+) \|$", README, re.MULTILINE)
-    contenders = read("peers.json")["contenders"]
+    contenders = read("peers")["contenders"]
     assert rows == [
         (row["name"], f"{row['seconds']:.2f}", f"{row['relative']:.1f}") for row in contenders
     ]

@@ -12,6 +12,7 @@ from helpers import ROOT
 
 from report import choice, gradient_check, winner
 from report.shared import arrays, read
+from softmax_sgd import Grid
 
 REPORT = ROOT / "report"
 SOURCE = (REPORT / "report.typ").read_text(encoding="utf-8")
@@ -89,6 +90,14 @@ def test_most_seeds_choose_the_same_ratio_and_the_others_and_the_averages_are_ne
     for point in (*RUNS, CHOICE["averaged"]):
         assert 1 / 2 <= ratio(point) / ratio(BEST) <= 2
     assert ratio(CHOICE["averaged"]) != ratio(BEST), "running means would choose the same ratio"
+
+
+def test_each_alphas_curve_is_lowest_at_the_ratio_of_the_winner():
+    """The mean of the models of a ratio, as in the pictures."""
+    groups = choice.by_ratio(Grid(**RESULTS["grid"]), LOWEST)  # by n/ε: (models, alphas)
+    means = np.array([values.mean(axis=0) for values in groups.values()])
+    lowest = [list(groups)[i] for i in means.argmin(axis=0)]
+    assert lowest == pytest.approx([1 / ratio(BEST)] * len(lowest))
 
 
 def test_the_curve_has_its_minimum_inside_and_rises_on_both_sides():

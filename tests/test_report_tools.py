@@ -116,9 +116,8 @@ def test_models_are_grouped_by_the_ratio_of_batch_size_and_learning_rate():
     lowest[1, 1, 2] += 0.05  # batches of 20 and rate 0.2, beside those of 10 and 0.1
     facts = choice.spreads(grid, lowest)
     assert facts["within"] == pytest.approx([0, 0, 0.05])
-    assert facts["between"] == pytest.approx(
-        [0.1, 0.1, 0.1]
-    )  # only 50 and 100 have two models each
+    # Only 50 and 100 have two models each.
+    assert facts["between"] == pytest.approx([0.1, 0.1, 0.1])
 
 
 def test_the_alphas_are_compared_at_the_same_batch_size_and_learning_rate():

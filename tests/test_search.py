@@ -162,9 +162,8 @@ DIVERGING = GRID._replace(learning_rates=(0.1, 1e200), alphas=(0.001, 0.02), epo
 
 @pytest.mark.filterwarnings("error")
 def test_models_that_diverge_neither_win_nor_harm_the_others(small):
-    grid = DIVERGING
-    curves, W, b = small.search(grid)
-    right, right_W, right_b = small.search(grid._replace(learning_rates=(0.1,)))
+    curves, W, b = small.search(DIVERGING)
+    right, right_W, right_b = small.search(DIVERGING._replace(learning_rates=(0.1,)))
     assert np.isnan(curves.cross_entropy[:, 1, :, -1]).all(), "models that should diverge do not"
     assert_allclose(curves.cross_entropy[:, :1], right.cross_entropy)
     assert best_point(curves) == best_point(right)
