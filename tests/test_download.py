@@ -30,6 +30,16 @@ from download_data import FILES, SYSTEM
 FIRST, SECOND, IMAGES, _ = FILES
 LABELS = FIRST, SECOND  # the two small files
 
+# How the program says it.
+COURSE_SERVER, ZALANDO_SERVER = "the course's server", "Zalando's server"
+PACKAGE_MIRROR = "the system's package mirror"
+WRONG_CONTENT = "wrong content: "
+
+
+def has(size):
+    return f"has {size} bytes"
+
+
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 needs_permissions = pytest.mark.skipif(
     os.name != "posix" or os.geteuid() == 0, reason="permissions bind neither root nor Windows"
@@ -228,7 +238,7 @@ def assert_refused(tmp_path, download, serve):
     def check(files):
         before, source = traces(tmp_path), serve(server.good)
         status, lines = download(tmp_path, source.url)
-        named = re.findall(r"(\S+\.npy) (?:has \d+ bytes|cannot be read)", lines[0])
+        named = re.findall(rf"(\S+\.npy) (?:{has('[0-9]+')}|cannot be read)", lines[0])
         unnoticed = [file.name for file in files if file.name not in named]
         assert not unnoticed, f"wrong, but not named: {unnoticed}\nsaid instead: {lines}"
         assert len(named) == len(files), f"right or missing, but named as wrong: {lines}"
@@ -261,7 +271,7 @@ def test_one_wrong_bit_in_a_file_that_is_there_is_noticed(
     content = server.flip_a_bit(server.content(file.name))
     (tmp_path / file.name).write_bytes(content)
     line = assert_refused([file])
-    assert f"{file.name} has {file.size} bytes (SHA-256 {sha256(content).hexdigest()[:8]}" in line
+    assert f"{file.name} {has(file.size)} (SHA-256 {sha256(content).hexdigest()[:8]}" in line
 
 
 # --- Each source ----------------------------------------------------------------------------------
@@ -296,7 +306,7 @@ def test_zalandos_files_become_those_of_the_course(tmp_path, monkeypatch, downlo
         "/t10k-images-idx3-ubyte.gz",
         "/train-images-idx3-ubyte.gz",
     ], lines
-    assert_success(tmp_path, "Zalando's server", status, lines)
+    assert_success(tmp_path, ZALANDO_SERVER, status, lines)
 
 
 def test_a_system_copy_needs_no_network(tmp_path, monkeypatch, download):
@@ -313,7 +323,7 @@ def test_of_an_incomplete_system_copy_the_rest_is_used(tmp_path, monkeypatch, do
     status, (missing, *lines) = download(tmp_path / "data")
     assert missing.startswith(f"{system}: {FIRST.name}: "), missing
     assert lines[0] == verified(SECOND, tmp_path / "data", system)
-    assert lines[1] == verified(FIRST, tmp_path / "data", "the course's server")
+    assert lines[1] == verified(FIRST, tmp_path / "data", COURSE_SERVER)
     assert status == 0, lines
 
 
@@ -326,9 +336,9 @@ def test_no_source_is_trusted(tmp_path, monkeypatch, download, serve):
     monkeypatch.setattr(download_data, "ZALANDO", zalando)
     monkeypatch.setattr(download_data, "COURSE", course)
     status, lines = download(tmp_path / "data", mirror)
-    servers = "the course's server", "Zalando's server"
+    servers = COURSE_SERVER, ZALANDO_SERVER
     for source, line in zip((mirror, system, *servers), lines[:4], strict=True):
-        assert line.startswith(f"{source}: {FIRST.name}: wrong content: "), line
+        assert line.startswith(f"{source}: {FIRST.name}: {WRONG_CONTENT}"), line
     assert status == 1, lines
     assert found(tmp_path / "data") == set()
 
@@ -340,9 +350,9 @@ def test_one_wrong_bit_in_a_fetched_file_is_noticed(tmp_path, monkeypatch, downl
     monkeypatch.setattr(download_data, "FILES", [file])
     monkeypatch.setattr(download_data, "COURSE", course.url)
     status, (line, *lines) = download(tmp_path, mirror)
-    assert line.startswith(f"{mirror}: {file.name}: wrong content: "), line
+    assert line.startswith(f"{mirror}: {file.name}: {WRONG_CONTENT}"), line
     assert course.asked() == [f"/{file.name}"]
-    assert_success(tmp_path, "the course's server", status, lines)
+    assert_success(tmp_path, COURSE_SERVER, status, lines)
 
 
 # --- Faults of servers and of IDX files -----------------------------------------------------------
@@ -365,16 +375,16 @@ def assert_next_source_delivers(tmp_path, monkeypatch, download, serve):
         assert line.isprintable(), f"control characters: {line!r}"
         assert len(reported) <= 200, f"too long: {reported}"
         assert "Max retries" not in line, f"not the root cause: {line}"
-        assert_success(tmp_path, "the course's server", status, lines)
+        assert_success(tmp_path, COURSE_SERVER, status, lines)
 
     return check
 
 
 FAULTS = {  # the right file has 40128 bytes, the page 56
-    server.cut_short: "IncompleteRead|wrong content: .* has 40127 bytes",
-    server.cut_short_without_length: "wrong content: .* has 40127 bytes",
+    server.cut_short: f"IncompleteRead|{WRONG_CONTENT}.* {has(40127)}",
+    server.cut_short_without_length: f"{WRONG_CONTENT}.* {has(40127)}",
     server.too_long: "more than 40128 bytes",
-    server.html_page: "wrong content: .* has 56 bytes",
+    server.html_page: f"{WRONG_CONTENT}.* {has(56)}",
     server.not_found: "404 Client Error: Not Found",
     server.unavailable: "503 Server Error: Service Unavailable",
     server.redirect_for_ever: "redirects",
@@ -464,7 +474,7 @@ def test_after_a_wrong_idx_file_comes_the_next_source(
     monkeypatch.setattr(download_data, "COURSE", serve(server.good).url)
     status, (line, *lines) = download(tmp_path / "data")
     assert line.startswith(f"{system}: {FIRST.name}: "), line
-    assert_success(tmp_path / "data", "the course's server", status, lines)
+    assert_success(tmp_path / "data", COURSE_SERVER, status, lines)
 
 
 def test_a_gzip_bomb_is_not_expanded(tmp_path, monkeypatch, download):
@@ -497,8 +507,8 @@ def test_what_no_source_has_is_missing_and_the_rest_is_kept(tmp_path, download, 
     status, lines = download(tmp_path, mirror)
     assert lines[0].startswith(f"{mirror}: {FIRST.name}: "), lines[0]
     assert lines[1] == verified(SECOND, tmp_path, mirror), "the source was not asked for the rest"
-    assert lines[2].startswith(f"the course's server: {FIRST.name}: "), lines[2]
-    assert lines[3].startswith(f"Zalando's server: {FIRST.name}: "), lines[3]
+    assert lines[2].startswith(f"{COURSE_SERVER}: {FIRST.name}: "), lines[2]
+    assert lines[3].startswith(f"{ZALANDO_SERVER}: {FIRST.name}: "), lines[3]
     # There is no system copy and no apt-get, so nothing is said of them.
     assert lines[4].startswith("download_data.py: some files could not be fetched"), lines[4]
     assert "the package dataset-fashion-mnist" in lines[4]
@@ -717,16 +727,16 @@ def test_one_package_has_all_files(tmp_path, download, package):
     package(*LABELS)
     data = tmp_path / "Übung 1" / "data"
     status, (_course, _zalando, *lines) = download(data)
-    assert_success(data, "the system's package mirror", status, lines)
+    assert_success(data, PACKAGE_MIRROR, status, lines)
 
 
 @needs_posix
 def test_a_failure_of_apt_get_is_one_line(tmp_path, download, apt_get):
     apt_get("echo 'W: something' >&2; echo 'E: Unable to locate package' >&2; exit 100")
     status, lines = download(tmp_path / "data")
-    failures = [line for line in lines if line.startswith("the system's package mirror: ")]
+    failures = [line for line in lines if line.startswith(f"{PACKAGE_MIRROR}: ")]
     reason = f"{FIRST.name}: E: Unable to locate package"
-    assert failures == [f"the system's package mirror: {reason}"]
+    assert failures == [f"{PACKAGE_MIRROR}: {reason}"]
     assert status == 1, lines
 
 
@@ -734,7 +744,7 @@ def test_the_package_is_not_trusted(tmp_path, monkeypatch, download, package):
     monkeypatch.setattr(download_data, "FILES", [FIRST])
     package(FIRST, change=server.flip_a_bit)
     status, lines = download(tmp_path / "data")
-    wrong = f"the system's package mirror: {FIRST.name}: wrong content: "
+    wrong = f"{PACKAGE_MIRROR}: {FIRST.name}: {WRONG_CONTENT}"
     assert any(line.startswith(wrong) for line in lines), lines
     assert status == 1, lines
     assert found(tmp_path / "data") == set()
@@ -765,4 +775,4 @@ def test_the_real_package(tmp_path, monkeypatch):
         pytest.skip("the package mirror is slow")
     monkeypatch.setattr(download_data, "FILES", FILES)
     _course, _zalando, *lines = without_progress(done.stderr)
-    assert_success(tmp_path / "data", "the system's package mirror", done.returncode, lines)
+    assert_success(tmp_path / "data", PACKAGE_MIRROR, done.returncode, lines)
