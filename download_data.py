@@ -8,6 +8,7 @@ name only when it has been verified. After a failure, start again: only what is 
 """
 
 import argparse
+import contextlib
 import gzip
 import hashlib
 import os
@@ -31,8 +32,12 @@ SYSTEM = Path("/usr/share/datasets/fashion-mnist")  # where the package puts the
 TIMEOUT = 15  # seconds, to connect and between two pieces of data
 
 
-class DataError(Exception):
-    """The data are unavailable or invalid. The message is for the user."""
+class UserError(Exception):
+    """Something that the user can mend. The message is a line for the user."""
+
+
+class Unreachable(Exception):
+    """A source is out of reach, so it need not be asked for its other files."""
 
 
 class File(NamedTuple):
@@ -64,14 +69,14 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
     """Fetch what is missing of FILES, verify all, and return the absolute path of the folder.
 
     `mirror` is the URL of a folder with the .npy files, tried before the other sources. Raises
-    DataError if a file that is there is wrong, or if one that is missing cannot be fetched.
+    UserError if a file that is there is wrong, or if one that is missing cannot be fetched.
     """
     data_dir = Path(data_dir).absolute()
     present = [file for file in FILES if os.path.lexists(data_dir / file.name)]
     missing = [file for file in FILES if file not in present]
     problems = [mismatch(data_dir / file.name, file) for file in present]
     if any(problems):
-        raise DataError(
+        raise UserError(
             f"{data_dir} has files that are wrong: {'; '.join(filter(None, problems))}. Nothing "
             "was fetched or changed. Move what is your own to another folder DIR, and use it with "
             "softmax_sgd.py --data-dir DIR; delete the rest, and start again"
@@ -85,12 +90,12 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
             with tempfile.TemporaryDirectory(prefix=".fetching-", dir=data_dir) as folder:
                 unavailable = fetch(missing, data_dir, Path(folder), mirror)
         except OSError as error:
-            raise DataError(
+            raise UserError(
                 f"the data cannot be stored in {data_dir}: {error}. To use another folder DIR: "
                 "download_data.py --data-dir DIR, and then softmax_sgd.py --data-dir DIR"
             ) from None
         if unavailable:
-            raise DataError(
+            raise UserError(
                 "some files could not be fetched, for the reasons above. Try again later; or "
                 f"install the package {PACKAGE} (Debian, Ubuntu); or put these files into "
                 f"{data_dir} yourself:"
@@ -103,6 +108,8 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
 
 def mismatch(path: Path, file: File) -> str:
     """What is wrong with the file at `path`; an empty string if it is right."""
+    if not path.is_file():  # a folder, a broken link, or a pipe, which could be read for ever
+        return f"{path.name} is not a file"
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -116,7 +123,10 @@ def mismatch(path: Path, file: File) -> str:
 def fetch(files: list[File], data_dir: Path, folder: Path, mirror: str | None) -> list[File]:
     """Fetch the files by way of the temporary `folder`; return those that are still missing."""
     missing = list(files)
-    for name, source in sources(mirror):
+    handled = sys.exc_info()[1]  # what our caller is just handling, if anything
+    to_try = sources(mirror)
+    for i, (name, source) in enumerate(to_try):
+        then = f"; next: {to_try[i + 1][0]}" if i + 1 < len(to_try) else ""
         for file in list(missing):
             path, target = folder / file.name, data_dir / file.name
             try:
@@ -125,25 +135,29 @@ def fetch(files: list[File], data_dir: Path, folder: Path, mirror: str | None) -
                 if problem:
                     raise ValueError(f"wrong content: {problem}")
             except Exception as error:  # requests, urllib3, gzip and NumPy raise many types
-                show(f"{name}: {file.name}: {first_cause(error)}")
-                if isinstance(error, ConnectionError):  # Python's own: the source is out of reach
+                show(f"{name}: {file.name}: {first_cause(error, handled)}{then}")
+                if isinstance(error, Unreachable):
                     break
                 continue
             if not os.path.lexists(target):
                 os.replace(path, target)
             elif problem := mismatch(target, file):
-                raise DataError(f"{data_dir}: {problem}. It appeared during the download")
+                raise UserError(f"{data_dir}: {problem}. It appeared during the download")
             show(f"{target}: {file.size / 1e6:.2f} MB from {name}, verified")
             missing.remove(file)
     return missing
 
 
-def first_cause(error: BaseException) -> str:
-    """The message of the root cause: "Name or service not known", not "Max retries exceeded"."""
-    cause = error
-    while cause:
-        error = cause
+def first_cause(error: BaseException, handled: BaseException | None) -> str:
+    """The message of the root cause: "Name or service not known", not "Max retries exceeded".
+
+    `handled` is what was being handled before. Python takes it for a cause, but it is none.
+    """
+    while True:
         cause = error.__cause__ if error.__suppress_context__ else error.__context__
+        if cause is None or cause is handled:
+            break
+        error = cause
     text = str(error) or type(error).__name__
     return "".join(filter(str.isprintable, text))[:200]  # as parts of it may come from a server
 
@@ -155,9 +169,12 @@ def show(line: str, live: bool = False) -> None:
     """Print a line on stderr.
 
     On a terminal, the next line overwrites a live one. Elsewhere, a live line is printed only if
-    nothing was printed for ten seconds.
+    nothing was printed for ten seconds. If stderr is closed or full, the line is lost: what was to
+    be told goes on.
     """
     global last_shown
+    if sys.stderr is None:
+        return
     if sys.stderr.isatty():
         width = shutil.get_terminal_size().columns - 1  # a longer line could not be overwritten
         blank = " " * width  # over what is left of a live line
@@ -166,7 +183,8 @@ def show(line: str, live: bool = False) -> None:
         if time.monotonic() < last_shown + 10:
             return
         live = False
-    print(line, end="" if live else "\n", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(line, end="" if live else "\n", file=sys.stderr, flush=True)
     last_shown = time.monotonic()
 
 
@@ -176,8 +194,8 @@ def show(line: str, live: bool = False) -> None:
 def sources(mirror: str | None) -> list[tuple[str, Callable]]:
     """The names of the sources and their functions, in the order in which they are tried.
 
-    A function takes a File, and the path to write it to. It raises ConnectionError if the source is
-    out of reach, or any other exception if it cannot deliver this file.
+    A function takes a File, and the path to write it to. It raises Unreachable, or any other
+    exception if it cannot deliver this file.
     """
     found = []
     if mirror:
@@ -186,7 +204,7 @@ def sources(mirror: str | None) -> list[tuple[str, Callable]]:
         found.append((str(SYSTEM), from_system))
     found.append(("the course's server", partial(from_server, COURSE)))
     found.append(("Zalando's server", from_zalando))
-    if shutil.which("apt-get"):  # it may work where the web is out of reach
+    if shutil.which("apt-get"):  # some networks, as of a CI, let only package mirrors through
         found.append(("the system's package mirror", from_package))
     return found
 
@@ -201,22 +219,24 @@ def from_system(file: File, path: Path) -> None:
 
 def from_zalando(file: File, path: Path) -> None:
     idx = path.with_suffix(".gz")
-    download(ZALANDO + file.idx_name, idx, file.size)  # a limit: the .npy file is larger
+    # Compressed, a file is smaller than its .npy, whose size is thus a limit.
+    download(ZALANDO + file.idx_name, idx, file.size)
     write_npy(file, idx, path)
 
 
 def from_package(file: File, path: Path) -> None:
     """Download and unpack the system's package, which needs no root and installs nothing."""
-    folder = path.parent / "package"  # apart from the files, as its contents are not trusted
+    folder = path.parent / "package"  # of its own: nothing in a package may overwrite our files
     if not folder.exists():
         show(f"downloading {PACKAGE} from the system's package mirror", live=True)
         folder.mkdir()
-        apt_get = 'apt-get -q -o "Dir::State=$PWD" -o "Dir::Cache=$PWD"'
+        apt_get = 'apt-get -q -o "Dir::State=$PWD" -o "Dir::Cache=$PWD"'  # $PWD is the folder
         # The update fails if any repository is down, even if another has the package, so go on.
         script = f"{apt_get} update; {apt_get} download {PACKAGE} && dpkg-deb -x *.deb ."
-        shell = subprocess.run(["sh", "-c", script], cwd=folder, capture_output=True, text=True)
+        how = {"cwd": folder, "capture_output": True, "text": True, "errors": "replace"}
+        shell = subprocess.run(["sh", "-c", script], **how)
         if shell.returncode:
-            raise ConnectionError((shell.stderr.splitlines() or ["apt-get failed"])[-1])
+            raise Unreachable((shell.stderr.splitlines() or ["apt-get failed"])[-1])
     write_npy(file, folder / SYSTEM.relative_to("/") / file.idx_name, path)
 
 
@@ -225,20 +245,21 @@ def write_npy(file: File, idx: Path, path: Path) -> None:
     # A header has 4 bytes, and 4 for each dimension: n, or n x 28 x 28 if these are images.
     header = 16 if len(file.shape) == 2 else 8
     with gzip.open(idx) as content:
-        # A right file has one byte for a value, the .npy file four, so this reads all of it.
+        # A right file has one byte for a value, the .npy file four. So this reads all of a right
+        # file, and of a gzip bomb no more than that.
         values = np.frombuffer(content.read(file.size), np.uint8, offset=header)
     np.save(path, values.reshape(file.shape).astype(file.dtype))
 
 
 def download(url: str, path: Path, limit: int) -> None:
-    """Write the body of `url`, of at most `limit` bytes, to `path`."""
+    """Write the body of `url` to `path`, and give up after `limit` bytes: it may have no end."""
     headers = {"Accept-Encoding": "identity"}  # compressed bytes would have another SHA-256
     try:
         import requests  # only here, as it is not needed once the data are present
 
         response = requests.get(url, stream=True, timeout=TIMEOUT, headers=headers)
     except (ImportError, OSError) as error:  # the errors of requests are OSErrors
-        raise ConnectionError(first_cause(error)) from None
+        raise Unreachable from error
     with response:
         response.raise_for_status()
         expected = int(response.headers.get("Content-Length", limit))
@@ -254,15 +275,20 @@ def download(url: str, path: Path, limit: int) -> None:
 # --- Command line ---------------------------------------------------------------------------------
 
 
+def folder_path(text: str) -> Path:
+    """An argparse type. An empty text, such as an unset variable, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("a folder is expected, not an empty text")
+    return Path(text)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add(
-        "--data-dir",
-        metavar="DIR",
-        default=DATA,
-        help="folder for the files (default: %(default)s)",
-    )
+    # fmt: off
+    add("--data-dir", type=folder_path, metavar="DIR", default=DATA,
+        help="folder for the files (default: %(default)s)")
+    # fmt: on
     add("--mirror", metavar="URL", help="URL of a folder with the .npy files, tried first")
     options = parser.parse_args(argv)
     if options.mirror and not options.mirror.startswith(("http://", "https://")):
@@ -270,7 +296,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         data_dir = ensure(options.data_dir, options.mirror)
         show(f"{data_dir}: all four files are present and verified")
-    except DataError as error:
+    except UserError as error:
         show(f"download_data.py: {error}")
         sys.exit(1)
     except KeyboardInterrupt:

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["numpy>=1.26", "requests>=2.31"]
+# ///
 r"""Softmax regression on Fashion-MNIST, by minibatch SGD and a grid search (CS/DS541, Homework 2).
 
 To run it, with Python 3.10 or newer, in the folder of this file:
@@ -6,53 +10,68 @@ To run it, with Python 3.10 or newer, in the folder of this file:
     .venv/bin/python -m pip install -r requirements.txt
     .venv/bin/python softmax_sgd.py
 
-(On Windows: `py -m venv .venv`, and then `.venv\Scripts\python`.) The last command downloads the
-data if they are missing; the search takes two to four minutes on two cores (--help: options).
-Another processor may round differently, which can change the last digits or even the winner.
+(On Windows: `py -m venv .venv`, and then `.venv\Scripts\python`. With uv, `uv run softmax_sgd.py`
+is enough.) The last command downloads the data if they are missing; the search takes two to four
+minutes on two cores (--help: options). Another processor may round differently, which can change
+the last digits or even the winner.
 
 For an image x, the model predicts the probability of each class k:
 
-    ŷ_k = exp z_k / Σ_j exp z_j,    z = Wᵀx + b                                           (1)
+    ŷ_k = exp z_k / Σ_j exp z_j,    z = Wx + b                                            (1)
 
-Training minimises the regularised cross-entropy of n examples with one-hot labels Y:
+Row k of W is the assignment's w⁽ᵏ⁾, so this W is the transpose of its W. Training minimises the
+regularised cross-entropy of n examples. The images are the rows of X; the one-hot labels and the
+probabilities are the columns of Y and Ŷ:
 
-    loss(W, b) = −1/n Σ_i Σ_k Y_ik log Ŷ_ik + α/2 ‖W‖²                                    (2)
+    loss(W, b) = −1/n Σ_i Σ_k Y_ki log Ŷ_ki + α/2 ‖W‖²                                    (2)
 
 The last term is not divided by n and does not include the biases b. The gradients (problem 2 of the
 assignment, derived in report.pdf) are
 
-    dW = Xᵀ(Ŷ − Y)/n + αW,    db = Σ_i (Ŷ_i − Y_i)/n                                      (3)
+    dW = (Ŷ − Y)X/n + αW,    db_k = Σ_i (Ŷ_ki − Y_ki)/n                                   (3)
 
 SGD takes one step for each minibatch of n examples, with the learning rate ε:
 
     W ← W − ε dW,    b ← b − ε db                                                         (4)
 
-Shapes, for n examples of m pixels and c classes. K models that differ in learning rate and α are
-trained together, as a *stack*, because one wide matrix product is faster than K narrow ones. The
-functions of the model, and `sgd`, also take one model. For it, leave out K: (m, c), (c,), numbers.
+Shapes, for n examples of m pixels and c classes:
 
-    X, y        (n, m) pixels in 0..1, and (n,) labels in 0..c-1
-    W, b        (m, c, K) and (c, K); dW and db the same
-    Z, Ŷ        (c, K, n): transposed, as NumPy is slow along a short last axis
-    Y           (c, 1, n): the same for all K; for one model, (c, n)
-    alpha, learning_rate, cross_entropy, accuracy    (K,)
+    X, y         (n, m) pixels in 0..1, and (n,) labels in 0..c-1; one image is X[:1], y[:1]
+    W, b         (c, m) and (c,); dW and db the same
+    Z, Ŷ, Y      (c, n)
+    alpha, learning_rate, cross_entropy, accuracy    numbers
+
+Models that share a batch size are trained together, as a *stack*, because one tall matrix product
+is faster than many small ones. For K models, all but X, y and Y have one more axis, in front: W is
+(K, c, m), b (K, c), Ŷ (K, c, n), and alpha (K,). W[k] is one model.
 """
 
 import os
+import sys
 
-if __name__ == "__main__":
-    # Each stack has its own thread, so BLAS needs only one. It reads this when NumPy is imported.
-    for library in ("OPENBLAS", "MKL", "OMP"):
-        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    os.environ.setdefault("VECLIB_MAXIMUM_THREADS", "1")
+# Each stack has its own thread, so BLAS needs only one. It reads this when NumPy is first imported.
+BLAS_THREADS = (
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+if "numpy" not in sys.modules:
+    for variable in BLAS_THREADS:
+        os.environ.setdefault(variable, "1")
+# Too late, and not set by the user, either: then `search` warns.
+BLAS_IS_SLOW = not any(variable in os.environ for variable in BLAS_THREADS)
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
-import sys
+import shutil
 import tempfile
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,10 +79,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from download_data import DATA, DataError, ensure, show
+from download_data import DATA, UserError, ensure, folder_path, show
 
 CLASSES = 10
 MAX_STACK = 16  # models in a stack; larger stacks are no faster
+RESULT_FILES = ("model.npz", "curves.npz", "results.json")
 
 # --- Data -----------------------------------------------------------------------------------------
 
@@ -71,13 +91,13 @@ MAX_STACK = 16  # models in a stack; larger stacks are no faster
 def load(data_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Read X, y, X_test, y_test from the assignment's four files, with pixels divided by 255.
 
-    Images are float32 (n, m), labels integers (n,). Raises DataError, naming the file, if one is
+    Images are float32 (n, m), labels integers (n,). Raises UserError, naming the file, if one is
     missing or damaged, or if pixels are not scaled to 0..255 or labels are not classes.
     """
     X, y = load_part(data_dir, "train")
     X_test, y_test = load_part(data_dir, "test")
     if X.shape[1] != X_test.shape[1]:
-        raise DataError(
+        raise UserError(
             f"{Path(data_dir, 'fashion_mnist_test_images.npy')}: {X_test.shape[1]} pixels in an "
             f"image, but {X.shape[1]} in fashion_mnist_train_images.npy"
         )
@@ -90,24 +110,24 @@ def load_part(data_dir: str | os.PathLike, part: str) -> tuple[np.ndarray, np.nd
     labels = Path(data_dir, f"fashion_mnist_{part}_labels.npy")
     X, y = read_npy(images), read_npy(labels)
     if X.ndim != 2:
-        raise DataError(f"{images}: shape {X.shape}, not (n, pixels); try X.reshape(len(X), -1)")
+        raise UserError(f"{images}: shape {X.shape}, not (n, pixels); try X.reshape(len(X), -1)")
     if X.size == 0:
-        raise DataError(f"{images}: shape {X.shape}, which is empty")
+        raise UserError(f"{images}: shape {X.shape}, which is empty")
     if y.ndim != 1:
-        raise DataError(
+        raise UserError(
             f"{labels}: shape {y.shape}, not (n,); try y.argmax(axis=1) if the labels are one-hot, "
             "and otherwise y.ravel()"
         )
     if len(y) != len(X):
-        raise DataError(f"{labels}: {len(y)} labels for {len(X)} images")
+        raise UserError(f"{labels}: {len(y)} labels for {len(X)} images")
     # Comparisons with NaN are false. If no pixel exceeds 16, they have another scale, such as 0..1.
     if not (X.min() >= 0 and 16 < X.max() <= 255):
-        raise DataError(
+        raise UserError(
             f"{images}: pixels from {X.min()} to {X.max()}; 0 to 255 are expected, as they "
             "will be divided by 255"
         )
     if not np.isin(y, np.arange(CLASSES)).all():
-        raise DataError(
+        raise UserError(
             f"{labels}: labels from {y.min()} to {y.max()}; whole numbers from 0 to {CLASSES - 1} "
             "are expected. If they start at 1, save y - 1; for more classes, change CLASSES in "
             "softmax_sgd.py"
@@ -121,19 +141,24 @@ def read_npy(path: Path) -> np.ndarray:
     """Read an array of real numbers. Nothing is unpickled, as that could run a hostile program."""
     try:
         with open(path, "rb") as file:
-            # np.load would take a file that is not .npy for a pickle, and advise allow_pickle=True.
+            # np.load would take another format for a pickle, and advise allow_pickle=True.
+            if file.read(6) != np.lib.format.MAGIC_PREFIX:
+                raise ValueError("not in the format .npy, which np.save writes")
+            file.seek(0)
             array = np.lib.format.read_array(file, allow_pickle=False)
+            if file.read(1):  # as if line ends were converted in a transfer: all pixels are shifted
+                raise ValueError("more bytes than its header says; copy or save it again")
     except FileNotFoundError:
-        raise DataError(
+        raise UserError(
             f"{path}: no such file. Four are needed: fashion_mnist_{{train,test}}_{{images,labels}}"
-            ".npy. To fetch Fashion-MNIST into a folder DIR: python download_data.py --data-dir DIR"
+            ".npy. To fetch Fashion-MNIST into a folder DIR: download_data.py --data-dir DIR"
         ) from None
     except Exception as error:  # for a damaged header, NumPy raises half a dozen types
-        # NumPy's advice on pickles is left out.
-        message = " ".join(str(error).split()).partition(" when allow_pickle")[0]
-        raise DataError(f"{path}: cannot be read: {message}") from None
+        # Without what NumPy then advises: to trust the file and unpickle it.
+        message = str(error).partition("\n")[0].partition(" when allow_pickle")[0]
+        raise UserError(f"{path}: cannot be read: {message}") from None
     if array.dtype.kind not in "buif":
-        raise DataError(f"{path}: holds {array.dtype}, not real numbers")
+        raise UserError(f"{path}: holds {array.dtype}, not real numbers")
     return array
 
 
@@ -147,28 +172,40 @@ def split(n: int, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray
 # --- Model ----------------------------------------------------------------------------------------
 
 
+def product(A, B) -> np.ndarray:
+    """A @ B. A stack of A is multiplied as one tall matrix; NumPy would take K small products."""
+    tall = A.reshape(-1, A.shape[-1])  # (K, c, m) as (Kc, m)
+    return (tall @ B).reshape(*A.shape[:-1], B.shape[-1])
+
+
 def logits(W, b, X) -> np.ndarray:
     """z of equation (1) minus its maximum over the classes, so that exp cannot overflow.
 
-    Subtracting the same number from all z of an example changes none of its probabilities.
+    Subtracting the same number from all z of an example changes none of its probabilities. Raises
+    ValueError if b does not have one number for each row of W.
     """
-    Z = X @ W.reshape(len(W), -1)  # (n, m) @ (m, cK)
-    Z = np.ascontiguousarray(Z.T).reshape(*b.shape, len(X))  # (c, K, n)
-    Z += b[..., None]
-    Z -= Z.max(axis=0)
-    return Z
+    if b.shape != W.shape[:-1]:
+        raise ValueError(f"b has the shape {b.shape}; with W {W.shape}, {W.shape[:-1]} is expected")
+    Z = product(W, X.T) + b[..., None]  # (c, n) or (K, c, n): the classes are the last axis but one
+    return Z - Z.max(axis=-2, keepdims=True)
 
 
 def softmax(W, b, X) -> np.ndarray:
-    """The probabilities ŷ of equation (1)."""
-    exp_z = np.exp(logits(W, b, X))
-    return exp_z / exp_z.sum(axis=0)
+    """The probabilities Ŷ of equation (1)."""
+    exp_Z = np.exp(logits(W, b, X))
+    return exp_Z / exp_Z.sum(axis=-2, keepdims=True)
 
 
-def one_hot(y, Z) -> np.ndarray:
-    """The one-hot labels Y, to fit Z: (c, n) for one model, (c, 1, n) for a stack."""
-    Y = np.eye(len(Z), dtype=Z.dtype)[:, y]  # column i is the unit vector of class y[i]
-    return Y if Z.ndim == 2 else Y[:, None]
+def true_class(y, X) -> tuple:
+    """The index of the entries of Z or Ŷ at which the one-hot Y is 1: row y[i] of column i.
+
+    Raises ValueError if y does not have one label for each image of X.
+    """
+    if np.shape(y) != (len(X),):
+        raise ValueError(
+            f"y has the shape {np.shape(y)}; for {len(X)} images, ({len(X)},) is expected"
+        )
+    return ..., y, np.arange(len(X))
 
 
 class Metrics(NamedTuple):
@@ -181,24 +218,24 @@ class Metrics(NamedTuple):
 def evaluate(W, b, X, y) -> Metrics:
     """The unregularised cross-entropy, from -log ŷ_y = log(Σ_j exp z_j) - z_y, and the accuracy."""
     Z = logits(W, b, X)
-    losses = np.log(np.exp(Z).sum(axis=0)) - (one_hot(y, Z) * Z).sum(axis=0)  # (K, n)
-    correct = Z.argmax(axis=0) == y  # (K, n)
+    losses = np.log(np.exp(Z).sum(axis=-2)) - Z[true_class(y, X)]
+    correct = Z.argmax(axis=-2) == y
+    # The mean in float64, as the search must tell models apart that hardly differ.
     return Metrics(losses.mean(axis=-1, dtype=np.float64), correct.mean(axis=-1))
 
 
 def loss(W, b, X, y, alpha) -> np.ndarray:
-    """The regularised cross-entropy (2), which SGD minimises without computing its value."""
-    return evaluate(W, b, X, y).cross_entropy + alpha / 2 * np.square(W).sum(axis=(0, 1))
+    """The regularised cross-entropy (2). SGD only needs its gradients; tests check them by it."""
+    return evaluate(W, b, X, y).cross_entropy + alpha / 2 * np.square(W).sum(axis=(-2, -1))
 
 
 def gradients(W, b, X, y, alpha) -> tuple[np.ndarray, np.ndarray]:
     """dW and db of equation (3)."""
     D = softmax(W, b, X)
-    D -= one_hot(y, D)
-    D /= len(X)  # (Ŷ − Y)/n, transposed: (c, K, n)
-    dW = X.T @ D.reshape(-1, len(X)).T  # (m, n) @ (n, cK)
-    dW = dW.reshape(W.shape)
-    dW += alpha * W
+    D[true_class(y, X)] -= 1  # now Ŷ − Y
+    D /= len(X)
+    dW = product(D, X)
+    dW += np.asarray(alpha, D.dtype)[..., None, None] * W  # in place, as dW is large
     return dW, D.sum(axis=-1)
 
 
@@ -206,7 +243,10 @@ def gradients(W, b, X, y, alpha) -> tuple[np.ndarray, np.ndarray]:
 
 
 def minibatches(rows, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield all `rows` in a new random order, `batch_size` at a time; the last may hold fewer."""
+    """Yield all `rows` in a new random order, `batch_size` at a time; the last may hold fewer.
+
+    This is one epoch. Call it again for the next one.
+    """
     order = rng.permutation(rows)
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
@@ -214,15 +254,13 @@ def minibatches(rows, batch_size: int, rng: np.random.Generator) -> Iterator[np.
 
 def sgd(W, b, X, y, alpha, learning_rate, batches: Iterable) -> tuple[np.ndarray, np.ndarray]:
     """W and b after one step (4) for each batch; a batch is an array of row numbers of X and y."""
-    W, b = W.copy(), b.copy()
-    # Spread over all of W and b here, because broadcasting (K,) in every step is slower.
-    alpha, rate_W = np.full_like(W, alpha), np.full_like(W, learning_rate)
-    rate_b = np.full_like(b, learning_rate)
+    W, b = W.copy(), b.copy()  # the caller keeps its own
+    rate = np.asarray(learning_rate, W.dtype)[..., None]
     for rows in batches:
         dW, db = gradients(W, b, X[rows], y[rows], alpha)
-        dW *= rate_W  # in place, because another array of this size would cost time
+        dW *= rate[..., None]  # in place, as dW is large
         W -= dW
-        b -= rate_b * db
+        b -= rate * db
     return W, b
 
 
@@ -248,7 +286,10 @@ class Grid(NamedTuple):
 
 
 class Stack:
-    """K models with the same batch size, trained together on the same minibatches."""
+    """K models with the same batch size, trained together on the same minibatches.
+
+    `learning_rates` and `alphas` have the shape (K,): those of model k are at index k.
+    """
 
     def __init__(self, m, dtype, seed, batch_size, learning_rates, alphas):
         self.batch_size = batch_size
@@ -256,37 +297,49 @@ class Stack:
         # Seeded so that a model sees the same minibatches whatever else is in the grid.
         self.rng = np.random.default_rng([seed, batch_size])
         # The loss is convex, so any starting point will do; we use zero.
-        self.W = np.zeros((m, CLASSES, len(alphas)), dtype)
-        self.b = np.zeros((CLASSES, len(alphas)), dtype)
+        K = len(alphas)
+        self.W, self.b = np.zeros((K, CLASSES, m), dtype), np.zeros((K, CLASSES), dtype)
         # Each model's lowest validation cross-entropy so far, and the W and b that reached it.
-        self.lowest = np.full(len(alphas), np.inf)
+        self.lowest = np.full(K, np.inf)
         self.best_W, self.best_b = self.W.copy(), self.b.copy()
 
-    def train_epoch(self, X, y, rows, X_validation, y_validation) -> Metrics:
-        """Train on the rows for one epoch, evaluate, keep what is better; return the metrics."""
+    def train_epoch(self, X, y, rows, X_validation, y_validation, stop: threading.Event) -> Metrics:
+        """Train on the rows for one epoch, or until `stop` is set; evaluate; keep what is better.
+
+        Returns the validation metrics.
+        """
         batches = minibatches(rows, self.batch_size, self.rng)
+        batches = itertools.takewhile(lambda batch: not stop.is_set(), batches)
         with np.errstate(all="ignore"):  # models may diverge
             self.W, self.b = sgd(self.W, self.b, X, y, self.alphas, self.learning_rates, batches)
             metrics = evaluate(self.W, self.b, X_validation, y_validation)
         better = metrics.cross_entropy < self.lowest  # never if it is NaN
-        self.lowest = np.where(better, metrics.cross_entropy, self.lowest)
-        self.best_W = np.where(better, self.W, self.best_W)
-        self.best_b = np.where(better, self.b, self.best_b)
+        self.lowest[better] = metrics.cross_entropy[better]
+        self.best_W[better] = self.W[better]
+        self.best_b[better] = self.b[better]
         return metrics
 
 
 def search(
     X, y, train, validation, grid: Grid, seed: int, progress: Callable = lambda epochs, lowest: None
-) -> tuple[Metrics, np.ndarray, np.ndarray]:
+) -> tuple[Metrics, tuple[int, ...], np.ndarray, np.ndarray]:
     """Train all models of the grid on the rows `train`; evaluate them on `validation` every epoch.
 
-    Returns the validation metrics of all models after all epochs, with the axes `grid.axes()`, and
-    the W (m, c) and b (c,) of the best of them. Calls `progress` after every epoch with the number
-    of epochs done and the lowest cross-entropy so far. Raises FloatingPointError if every model
-    diverges.
+    Returns the validation metrics of all models after all epochs, with the axes `grid.axes()`; and,
+    of the best model at its best epoch, the indices in them, W (c, m) and b (c,). Calls `progress`
+    after every epoch with the number of epochs done and the lowest cross-entropy so far. Raises
+    FloatingPointError if every model diverges.
     """
-    pairs = list(itertools.product(grid.learning_rates, grid.alphas))
-    n_stacks = math.ceil(len(pairs) / MAX_STACK)  # for each batch size
+    if BLAS_IS_SLOW:
+        warnings.warn(
+            "NumPy was imported before softmax_sgd, so BLAS uses all cores in each thread, and the "
+            "search may take many times as long. Restart Python, and import softmax_sgd first",
+            stacklevel=2,
+        )
+    pairs = np.array(list(itertools.product(grid.learning_rates, grid.alphas)))
+    # The number of stacks for each batch size. How models are stacked changes their last digits, so
+    # it may not depend on the number of cores.
+    n_stacks = math.ceil(len(pairs) / MAX_STACK)
     if len(grid.batch_sizes) == 1:  # a single stack would keep only one core busy
         n_stacks = min(max(n_stacks, 2), len(pairs))
     stacks = [  # in the order of the grid
@@ -295,25 +348,27 @@ def search(
         for part in np.array_split(pairs, n_stacks)
     ]
     X_validation, y_validation = X[validation], y[validation]
+    stop = threading.Event()
 
     def train_one_epoch(stack: Stack) -> Metrics:
-        return stack.train_epoch(X, y, train, X_validation, y_validation)
+        return stack.train_epoch(X, y, train, X_validation, y_validation, stop)
 
-    history = []  # for each epoch, the metrics of all models: (2, models)
+    history = []  # for each epoch, (2, models): the cross-entropies and the accuracies
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for epoch in range(1, grid.epochs + 1):
-            metrics = list(pool.map(train_one_epoch, stacks))  # each is two rows of K numbers
-            history.append(np.concatenate(metrics, axis=1))
-            progress(epoch, min(stack.lowest.min() for stack in stacks))
+        try:
+            for epoch in range(1, grid.epochs + 1):
+                history.append(np.concatenate(list(pool.map(train_one_epoch, stacks)), axis=1))
+                progress(epoch, min(stack.lowest.min() for stack in stacks))
+        finally:
+            stop.set()  # so that Ctrl-C need not wait for the end of an epoch
 
     shape = tuple(len(values) for values in grid.axes().values())
-    cross_entropy, accuracy = np.stack(history, axis=-1)  # (models, epochs)
-    curves = Metrics(cross_entropy.reshape(shape), accuracy.reshape(shape))
-    *indices, _ = best_point(curves)
-    winner = np.ravel_multi_index(indices, shape[:-1])  # its number among the models
-    W = np.concatenate([stack.best_W for stack in stacks], axis=-1)[..., winner]
-    b = np.concatenate([stack.best_b for stack in stacks], axis=-1)[..., winner]
-    return curves, W, b
+    curves = Metrics(*np.stack(history, axis=-1).reshape(2, *shape))
+    point = best_point(curves)
+    winner = np.ravel_multi_index(point[:-1], shape[:-1])  # its number among the models
+    W = np.concatenate([stack.best_W for stack in stacks])[winner]
+    b = np.concatenate([stack.best_b for stack in stacks])[winner]
+    return curves, point, W, b
 
 
 def best_point(curves: Metrics) -> tuple[int, ...]:
@@ -325,8 +380,9 @@ def best_point(curves: Metrics) -> tuple[int, ...]:
 
 
 def without_diverged(curves: Metrics) -> np.ndarray:
-    """The cross-entropy, but infinite in all epochs of a model that diverged in any of them.
+    """The cross-entropy, but infinite in all epochs of a model that diverged.
 
+    A model has diverged if its cross-entropy is infinite or NaN in any epoch, as W or b overflowed.
     Its training is unstable, so any good early epoch is luck.
     """
     finite = np.isfinite(curves.cross_entropy).all(axis=-1, keepdims=True)
@@ -350,20 +406,21 @@ def run_experiment(options: argparse.Namespace) -> None:
         epochs=options.epochs,
     )
     if grid.batch_sizes[-1] > len(train):
-        raise DataError(
-            f"--batch-sizes {grid.batch_sizes[-1]}: there are only {len(train)} training images"
+        raise UserError(
+            f"--batch-sizes: {grid.batch_sizes[-1]} is more than the {len(train)} training images; "
+            "give smaller ones"
         )
     counts = {"training": len(train), "validation": len(validation), "test": len(X_test)}
-    print(
-        "Images: " + ", ".join(f"{count} {part}" for part, count in counts.items()),
-        f"(split by seed {options.seed})",
-    )
     axes = grid.axes()
-    print(
-        "Grid: " + " x ".join(str(len(values)) for values in axes.values()),
-        f"({' x '.join(map(spaced, axes))})",
-        flush=True,
-    )
+    # Results that are only printed need stdout: if that fails, then now. Saved ones do not.
+    with contextlib.suppress(OSError) if options.output else contextlib.nullcontext():
+        print(
+            "Images: " + ", ".join(f"{count} {part}" for part, count in counts.items()),
+            f"(split by seed {options.seed})\nGrid:",
+            " x ".join(str(len(values)) for values in axes.values()),
+            f"({' x '.join(map(spaced, axes))})",
+            flush=True,
+        )
 
     start = time.monotonic()
 
@@ -375,10 +432,9 @@ def run_experiment(options: argparse.Namespace) -> None:
             live=True,
         )
 
-    curves, W, b = search(X, y, train, validation, grid, options.seed, progress)
+    curves, point, W, b = search(X, y, train, validation, grid, options.seed, progress)
     seconds = time.monotonic() - start
     show(f"searched in {seconds:.1f} s")
-    point = best_point(curves)
     best = {name: axes[name][i] for name, i in zip(axes, point, strict=True)}
     metrics = {
         "training": evaluate(W, b, X[train], y[train]),
@@ -387,31 +443,32 @@ def run_experiment(options: argparse.Namespace) -> None:
     if not options.no_test:  # the test set is used here, and nowhere else
         metrics["test"] = evaluate(W, b, X_test, y_test)
 
-    print_lowest(grid, without_diverged(curves).min(axis=-1))
-    print("\nBest: " + ", ".join(f"{spaced(name)} {value}" for name, value in best.items()))
-    print_edges(axes, best, explore_hint=not options.no_test)
-    print()
-    for part, (cross_entropy, accuracy) in metrics.items():
-        print(f"{part.capitalize()} cross-entropy (unregularized): {cross_entropy:.4f}")
-        print(f"{part.capitalize()} accuracy: {accuracy:.2%}")
-    sys.stdout.flush()
-
-    if options.output:
-        results = {
-            "seed": options.seed,
-            # Only the name of the default folder, because its path differs between machines.
-            "data_dir": DATA.name if is_default else str(options.data_dir.resolve()),
-            "grid": grid._asdict(),
-            "split": counts,
-            "best": best,
-            **{
-                part: {name: float(value) for name, value in values._asdict().items()}
-                for part, values in metrics.items()
-            },
-            "seconds": seconds,
-            "numpy": np.__version__,
-        }
-        save(options.output, results, grid, curves, W, b)
+    results = {
+        "seed": options.seed,
+        # Only the name of the default folder, because its path differs between machines.
+        "data_dir": DATA.name if is_default else str(options.data_dir.resolve()),
+        "grid": grid._asdict(),
+        "split": counts,
+        "best": best,
+        **{
+            part: {name: float(value) for name, value in values._asdict().items()}
+            for part, values in metrics.items()
+        },
+        "seconds": seconds,
+        "numpy": np.__version__,
+    }
+    try:  # save before printing, which may fail, too; and print even if saving fails
+        if options.output:
+            save(options.output, results, grid, curves, W, b)
+    finally:
+        print_lowest(grid, without_diverged(curves).min(axis=-1))
+        print("\nBest: " + ", ".join(f"{spaced(name)} {value}" for name, value in best.items()))
+        print_edges(axes, best, explore_hint=not options.no_test)
+        print()
+        for part, (cross_entropy, accuracy) in metrics.items():
+            print(f"{part.capitalize()} cross-entropy (unregularized): {cross_entropy:.4f}")
+            print(f"{part.capitalize()} accuracy: {accuracy:.2%}")
+        print(end="", flush=True)
 
 
 def ascending(values: Iterable) -> tuple:
@@ -445,7 +502,7 @@ def print_lowest(grid: Grid, lowest: np.ndarray) -> None:
     print_aligned(rows)
     n_diverged = np.count_nonzero(np.isinf(lowest))
     if n_diverged:
-        print(f"{n_diverged} of {lowest.size} models diverged.")
+        print(f"{n_diverged} of {lowest.size} models diverged: their numbers became infinite.")
 
 
 def print_aligned(rows: list[list[str]]) -> None:
@@ -460,11 +517,11 @@ def print_edges(axes: dict, best: dict, explore_hint: bool) -> None:
 
     If there are any and `explore_hint` is true, a last note says how to explore further.
     """
-    smallest = {"batch_size": 1, "epochs": 1}  # nothing smaller can be tried; for alpha, 0
+    smallest = {"batch_size": 1, "alpha": 0, "epochs": 1}  # nothing smaller can be tried
     notes = []
     for name, value in best.items():
         tried = axes[name]
-        at_edge = value in (tried[0], tried[-1]) and value != smallest.get(name, 0)
+        at_edge = value in (tried[0], tried[-1]) and value != smallest.get(name)
         if len(tried) > 1 and at_edge:
             change = "smaller" if value == tried[0] else "larger"
             notes.append(
@@ -477,21 +534,40 @@ def print_edges(axes: dict, best: dict, explore_hint: bool) -> None:
 
 
 def save(folder: Path, results: dict, grid: Grid, curves: Metrics, W, b) -> None:
-    """Write model.npz, curves.npz and results.json; replace old ones once the new are complete."""
+    """Write RESULT_FILES, and replace old ones once the new are complete.
+
+    If that fails, what is written stays where it is, and the UserError says where.
+    """
+    new = folder  # until there is a temporary folder
     try:
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            new = Path(temporary)
-            np.savez(new / "model.npz", W=W, b=b)
-            np.savez(new / "curves.npz", **curves._asdict(), **grid._asdict())
-            text = json.dumps(results, indent=2) + "\n"
-            (new / "results.json").write_text(text, encoding="utf-8", newline="\n")
-            # Deleted first and replaced last, it never lies beside the files of another run.
-            (folder / "results.json").unlink(missing_ok=True)
-            for name in ("model.npz", "curves.npz", "results.json"):
-                os.replace(new / name, folder / name)
+        new = Path(tempfile.mkdtemp(prefix="results-", dir=folder))
+        np.savez(new / "model.npz", W=W, b=b)
+        np.savez(new / "curves.npz", **curves._asdict(), **grid._asdict())
+        text = json.dumps(results, indent=2) + "\n"
+        (new / "results.json").write_text(text, encoding="utf-8", newline="\n")
+        # The old results.json goes first and the new one comes last: it never lies beside files of
+        # another run.
+        (folder / "results.json").unlink(missing_ok=True)
+        for name in RESULT_FILES:
+            os.replace(new / name, folder / name)
+        new.rmdir()
     except OSError as error:
-        raise DataError(f"the results cannot be written to {folder}: {error}") from None
+        raise UserError(
+            f"the results cannot be written to {folder}: {error}. What could be is in {new}"
+        ) from None
     show(f"Wrote results.json, model.npz and curves.npz to {folder}")
+
+
+def try_to_save(folder: Path) -> None:
+    """Do now what `save` will do, so that it cannot fail after the search. Raises OSError.
+
+    Each file that is already there is replaced by a copy of itself.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        for name in RESULT_FILES:
+            if os.path.lexists(folder / name):
+                os.replace(shutil.copy2(folder / name, temporary), folder / name)
 
 
 def number(kind: type, valid: Callable, wanted: str) -> Callable[[str], float]:
@@ -503,7 +579,7 @@ def number(kind: type, valid: Callable, wanted: str) -> Callable[[str], float]:
         except ValueError:
             value = None
         if value is None or not valid(value):
-            hint = "; separate several by spaces" if "," in text else ""
+            hint = "; write a decimal point, and spaces between values" if "," in text else ""
             raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}{hint}")
         return value
 
@@ -539,42 +615,42 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="largest number of epochs; all smaller ones are tried, too (default: %(default)s)")
     add("--seed", type=seed, metavar="N", default=0,
         help="seed of the split and of the order of the examples (default: %(default)s)")
-    add("--data-dir", type=Path, metavar="DIR", default=DATA,
+    add("--data-dir", type=folder_path, metavar="DIR", default=DATA,
         help="folder with the four files fashion_mnist_*.npy. In the default, %(default)s, missing "
         "files are fetched and all are verified; any other folder is used as it is")
-    add("--output", type=Path, metavar="DIR",
+    add("--output", type=folder_path, metavar="DIR",
         help="write results.json, model.npz and curves.npz to this folder, or replace them there")
     add("--no-test", action="store_true", help="do not use the test set")
     # fmt: on
     options = parser.parse_args(argv)
-    if options.output:  # a folder that cannot be written must fail now, not after the search
+    if options.output:
         try:
-            options.output.mkdir(parents=True, exist_ok=True)
+            try_to_save(options.output)
+        except FileExistsError:
+            parser.error(f"argument --output: {options.output} is a file; a folder is expected")
         except OSError as error:
-            parser.error(f"--output: {error}")
-        if not os.access(options.output, os.W_OK):
-            parser.error(f"--output: {options.output} is not writable")
+            parser.error(f"argument --output: cannot write there: {error}")
     return options
 
 
 def main(argv: list[str] | None = None) -> None:
     options = parse_arguments(argv)
-    interval = sys.getswitchinterval()
     try:
-        # Threads wait for each other between NumPy's calls; by default, for up to 0.005 seconds.
-        sys.setswitchinterval(0.001)  # with this, the search takes about 0.9 of the time
         # Some NumPys for macOS warn of floating-point errors that did not happen. This does not
         # reach the threads of the search: see train_epoch.
         with np.errstate(all="ignore"):
             run_experiment(options)
-    except (DataError, FloatingPointError) as error:
+    except (UserError, FloatingPointError) as error:
         show(f"softmax_sgd.py: {error}")
+        sys.exit(1)
+    except OSError as error:  # of print: a full disk, or a closed pipe, as by `| head -1`
+        show(f"softmax_sgd.py: stdout: {error.strerror}")
+        # Otherwise Python tries once more when it ends, and complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
         show("interrupted")
         sys.exit(130)
-    finally:
-        sys.setswitchinterval(interval)
 
 
 if __name__ == "__main__":

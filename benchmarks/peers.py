@@ -226,7 +226,7 @@ def prepare(contender: Contender) -> None:
     if contender.prepare is None:
 
         def train_grid():
-            curves, _, _ = search(data.X, data.y, data.train, data.validation, GRID, SEED)
+            curves, _, _, _ = search(data.X, data.y, data.train, data.validation, GRID, SEED)
             return np.reshape(curves, (2, len(GRID.batch_sizes), len(MODELS)))
     else:
         train = contender.prepare(data)

@@ -231,13 +231,13 @@ def confusion() -> Figure:
 
 
 def weights() -> Figure:
-    """The ten columns of W as images: blue raises the score of the class, orange lowers it."""
+    """The ten rows of W as images: blue raises the score of the class, orange lowers it."""
     W, figure = arrays("model")["W"], Figure((8.9 * CM, 5.7 * CM), layout="none")
     bound = np.quantile(np.abs(W), 0.995)
     for k, name in enumerate(CLASSES):
         row, column = divmod(k, 5)
         axes = figure.add_axes((0.01 + 0.2 * column, 0.6 - 0.39 * row, 0.18, 0.267))
-        shown = image(axes, W[:, k], SIGNED, -bound, bound)
+        shown = image(axes, W[k], SIGNED, -bound, bound)
         axes.set_title(name, loc="center", size=7.5, pad=3)
     bar = figure.add_axes((0.2, 0.12, 0.6, 0.03))
     ticks = [-0.5, 0, 0.5]  # a few weights are beyond the ends
@@ -361,7 +361,7 @@ def card() -> Figure:
     for k, name in enumerate(CLASSES):
         row, column = divmod(k, 4)
         left, low = 0.55 + 0.113 * column, 0.655 - 0.29 * row
-        image(figure.add_axes((left, low, 0.0945, 0.21)), W[:, k], SIGNED, -bound, bound)
+        image(figure.add_axes((left, low, 0.0945, 0.21)), W[k], SIGNED, -bound, bound)
         figure.text(left + 0.047, low - 0.05, name, ha="center", size=12.5)
     figure.text(0.785, 0.21, "ink on blue speaks", size=13, color=BLUE)
     figure.text(0.785, 0.155, "for the class,", size=13, color=BLUE)

@@ -23,13 +23,13 @@ def measure() -> tuple[dict, dict]:
     rng = np.random.default_rng(0)
     n, m, c = 7, 5, 4
     X, y = rng.random((n, m)), np.arange(n) % c
-    # A direction has the shape of W, with that of b as the last row.
-    axes = np.eye((m + 1) * c).reshape(-1, m + 1, c)
+    # A direction is (V, a), with the shapes of W and b; a is the last column of (c, m + 1).
+    axes = np.eye(c * (m + 1)).reshape(-1, c, m + 1)
     errors = relative_errors(X, y, axes, rng)
 
     images, labels = data()[:2]
     images, labels = images[:IMAGES].astype(np.float64), labels[:IMAGES]
-    directions = rng.normal(size=(DIRECTIONS, images.shape[1] + 1, CLASSES))
+    directions = rng.normal(size=(DIRECTIONS, CLASSES, images.shape[1] + 1))
     errors += relative_errors(images, labels, directions, rng)
     facts = {
         "h": H,
@@ -47,8 +47,8 @@ def relative_errors(X, y, directions, rng) -> list[float]:
     m, c = X.shape[1], y.max() + 1
     errors = []
     for alpha in ALPHAS:
-        W, b = rng.normal(size=(m, c)) / math.sqrt(m), rng.normal(size=c)
-        errors += [relative_error(W, b, d[:-1], d[-1], X, y, alpha) for d in directions]
+        W, b = rng.normal(size=(c, m)) / math.sqrt(m), rng.normal(size=c)
+        errors += [relative_error(W, b, d[:, :-1], d[:, -1], X, y, alpha) for d in directions]
     return errors
 
 

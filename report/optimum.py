@@ -82,9 +82,10 @@ def minimise(X, y, alpha: float, within: float) -> tuple[np.ndarray, np.ndarray]
     mean, covariance = X64.mean(axis=0), np.cov(X64.T, bias=True)
 
     def gradient_at(theta):
-        return np.vstack(gradients(theta[:-1], theta[-1], X64, y, alpha))
+        dW, db = gradients(theta[:, :-1], theta[:, -1], X64, y, alpha)
+        return np.column_stack([dW, db])
 
-    theta = np.zeros((X.shape[1] + 1, CLASSES))  # W, and b as the last row
+    theta = np.zeros((CLASSES, X.shape[1] + 1))  # W, and b as the last column
     gradient = gradient_at(theta)
     while np.linalg.norm(gradient) > within * alpha:
         length = np.linalg.norm(gradient)
@@ -94,7 +95,7 @@ def minimise(X, y, alpha: float, within: float) -> tuple[np.ndarray, np.ndarray]
         theta = theta + step
         gradient = gradient_at(theta)
         print(f"  alpha {alpha}: length of the gradient {length:.1e}", flush=True)
-    return theta[:-1], theta[-1]
+    return theta[:, :-1], theta[:, -1]
 
 
 def newton_step(theta, gradient, X, alpha: float, mean, covariance) -> np.ndarray:
@@ -103,19 +104,21 @@ def newton_step(theta, gradient, X, alpha: float, mean, covariance) -> np.ndarra
     The Hessian is in the float32 of X: twice as fast as in float64, and all that becomes less
     exact is the step.
     """
-    yhat = softmax(theta[:-1].astype(X.dtype), theta[-1].astype(X.dtype), X)
+    yhat = softmax(theta[:, :-1].astype(X.dtype), theta[:, -1].astype(X.dtype), X)
     curvature = (yhat * (1 - yhat)).mean()
     inverse = np.linalg.inv(curvature * covariance + alpha * np.eye(len(mean)))
 
     def multiply(flat):
         direction = flat.reshape(theta.shape).astype(X.dtype)
-        return np.vstack(hessian_product(yhat, X, alpha, direction[:-1], direction[-1])).ravel()
+        V, a = hessian_product(yhat, X, alpha, direction[:, :-1], direction[:, -1])
+        return np.column_stack([V, a]).ravel()
 
     def precondition(flat):
         """Divide by what the Hessian would be if ŷ were independent of x, and of the class."""
-        R, r = np.split(flat.reshape(theta.shape), [-1])
-        V = inverse @ (R - np.outer(mean, r))
-        return np.vstack([V, r / curvature - mean @ V]).ravel()
+        gradient = flat.reshape(theta.shape)
+        R, r = gradient[:, :-1], gradient[:, -1]
+        V = (R - np.outer(r, mean)) @ inverse
+        return np.column_stack([V, r / curvature - V @ mean]).ravel()
 
     size = (theta.size, theta.size)
     length = np.linalg.norm(gradient)
@@ -131,11 +134,11 @@ def newton_step(theta, gradient, X, alpha: float, mean, covariance) -> np.ndarra
 def hessian_product(yhat, X, alpha: float, V, a) -> tuple[np.ndarray, np.ndarray]:
     """The derivative of (dW, db) along (V, a), of the shapes of W and b.
 
-    Along (V, a), z changes by t = Vᵀx + a, and so ŷ_k by ŷ_k (t_k - Σ_j ŷ_j t_j).
+    Along (V, a), z changes by t = Vx + a, and so ŷ_k by ŷ_k (t_k - Σ_j ŷ_j t_j).
     """
-    T = (X @ V).T + a[:, None]
+    T = V @ X.T + a[:, None]
     D = yhat * (T - (yhat * T).sum(axis=0)) / len(X)
-    return X.T @ D.T + alpha * V, D.sum(axis=1)
+    return D @ X + alpha * V, D.sum(axis=1)
 
 
 if __name__ == "__main__":

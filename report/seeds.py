@@ -7,7 +7,7 @@ validation cross-entropy.
 import numpy as np
 
 from report.shared import data, read, rows_of, write
-from softmax_sgd import Grid, best_point, evaluate, search, without_diverged
+from softmax_sgd import Grid, evaluate, search, without_diverged
 
 NAME = "seeds"
 SEEDS = (0, 1, 2, 3, 4)
@@ -19,8 +19,7 @@ def measure() -> tuple[dict, dict]:
     runs, lowest = [], []
     for seed in SEEDS:
         train, validation = rows_of(seed)
-        curves, W, b = search(X, y, train, validation, grid, seed)
-        point = best_point(curves)
+        curves, point, W, b = search(X, y, train, validation, grid, seed)
         best = {name: tried[i] for (name, tried), i in zip(grid.axes().items(), point, strict=True)}
         run = {"seed": seed, **best}
         for part, images in (

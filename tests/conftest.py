@@ -12,6 +12,9 @@ helpers.py has the functions and names that several modules share, server.py the
 downloader meets.
 """
 
+import softmax_sgd  # before NumPy, so that BLAS uses one thread in each call
+
+# isort: split
 import json
 import os
 import signal
@@ -19,11 +22,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import GRID_OPTIONS, run, write_own_files
+from helpers import GRID_OPTIONS, make_problem, run, write_own_files
 from hypothesis import settings
 
-import softmax_sgd
-from download_data import DATA, FILES, DataError, ensure, mismatch
+from download_data import DATA, FILES, UserError, ensure, mismatch
 
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
@@ -45,18 +47,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(params=[(), (3,)], ids=["one model", "a stack of 3"])
 def problem(request):
-    """A small problem in float64, far from any optimum: X, y, and W, b of one model or a stack."""
-    K = request.param
-    rng = np.random.default_rng(541)
-    n, m, c = 13, 5, 4
-    return SimpleNamespace(
-        X=rng.uniform(0, 1, (n, m)),
-        y=rng.integers(0, c, n),
-        W=rng.normal(0, 1, (m, c, *K)),
-        b=rng.normal(0, 1, (c, *K)),
-        alpha=rng.uniform(0.5, 3.0, K),
-        learning_rate=rng.uniform(0.1, 0.3, K),
-    )
+    """A problem of `make_problem`, for one model and for a stack of three."""
+    return make_problem(*request.param)
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +60,7 @@ def data_dir():
     assert not wrong, f"{DATA} has wrong files: {wrong}"
     try:
         return ensure()
-    except DataError as error:
+    except UserError as error:
         pytest.skip(f"needs the real data: {str(error).splitlines()[0]}")
 
 

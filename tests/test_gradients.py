@@ -1,193 +1,205 @@
-"""The gradients are the slopes of the loss, in every coordinate of W and of b, to six digits.
+"""The gradients are the slopes of the loss: a lesson on checking them, in this order.
 
-The loss is measured a little above and a little below each coordinate. The slope between the two,
-a central difference, is what `gradients` must return. Three things make this check sharp: it is
-done in float64, at random weights far from zero, and with a large alpha as well as with none.
+1. Slopes by central differences, tried on a function whose slopes are known.
+2. `gradients` beside the slopes of `loss`: for one model, for a stack, for minibatches of any size.
+3. One example by hand.
+4. Would the check notice? Mistakes that people make, put in on purpose.
 
-If it fails, it looks among the mistakes that people make for one that gives the same gradients.
-Each is a function below, whose name says the mistake.
+Three things make the check sharp: float64, random weights far from zero, and an alpha that is large
+in one test and none in another.
+
+To check functions of your own, write in a file, say mine.py,
+
+    import softmax_sgd
+    softmax_sgd.gradients, softmax_sgd.sgd = gradients, sgd
+
+after their definitions, and run these lessons with it ("not stack": for one model at a time):
+
+    python -m pytest -p mine -k "not stack" tests/test_gradients.py tests/test_sgd.py
 """
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.special
+from helpers import make_problem
 from numpy.testing import assert_allclose
 
-from softmax_sgd import gradients, loss, softmax
+from softmax_sgd import gradients, loss
 
 LARGE = 3.0  # an alpha that dominates the gradient
 
+# The slope between a point a little above and one a little below is wrong by about h² times the
+# third derivative, and by the rounding error of the loss, some 1e-15, divided by h. With this h,
+# both are near 1e-10, which the tolerances allow for. A mistake changes some slope by 1e-2 or more.
+H = 1e-5
+TOLERANCES = {"rtol": 1e-6, "atol": 1e-9}
 
-def central_differences(f, array, h=1e-5):
-    """The derivative of f() by every coordinate of `array`, which f reads."""
-    slope = np.empty_like(array)
+
+# --- Slopes ---------------------------------------------------------------------------------------
+
+
+def central_differences(f, array):
+    """The slope of f() along every coordinate of `array`, which f reads."""
+    slopes = np.empty_like(array)
     for index in np.ndindex(array.shape):
         middle = array[index]
-        array[index] = middle + h
+        array[index] = middle + H
         above = f()
-        array[index] = middle - h
+        array[index] = middle - H
         below = f()
         array[index] = middle
-        slope[index] = (above - below) / (2 * h)
-    return slope
+        slopes[index] = (above - below) / (2 * H)
+    return slopes
 
 
-def slopes(p, alpha):
-    """What dW and db must be."""
-
-    def total():  # each coordinate belongs to one model, so the sum has every model's slopes
-        return loss(p.W, p.b, p.X, p.y, alpha).sum()
-
-    return central_differences(total, p.W), central_differences(total, p.b)
-
-
-# --- Mistakes: each turns the right dW and db into what it would give -----------------------------
-
-
-def y_minus_yhat_in_place_of_yhat_minus_y(dW, db, p, alpha):
-    return -(dW - alpha * p.W) + alpha * p.W, -db
-
-
-def the_gradients_have_the_wrong_sign(dW, db, p, alpha):
-    return -dW, -db
-
-
-def alpha_is_missing(dW, db, p, alpha):
-    return dW - alpha * p.W, db
-
-
-def alpha_is_divided_by_n(dW, db, p, alpha):
-    return dW - alpha * p.W + alpha * p.W / len(p.X), db
-
-
-def alpha_has_the_wrong_sign(dW, db, p, alpha):
-    return dW - 2 * alpha * p.W, db
-
-
-def alpha_is_doubled(dW, db, p, alpha):
-    return dW + alpha * p.W, db
-
-
-def alpha_is_halved(dW, db, p, alpha):
-    return dW - alpha * p.W / 2, db
-
-
-def the_biases_are_regularised(dW, db, p, alpha):
-    return dW, db + alpha * p.b
-
-
-def the_bias_gradient_is_missing(dW, db, p, alpha):
-    return dW, 0 * db
-
-
-def the_bias_gradient_has_the_wrong_sign(dW, db, p, alpha):
-    return dW, -db
-
-
-def the_bias_gradient_is_summed_not_averaged(dW, db, p, alpha):
-    return dW, db * len(p.X)
-
-
-def both_gradients_are_summed_not_averaged(dW, db, p, alpha):
-    return (dW - alpha * p.W) * len(p.X) + alpha * p.W, db * len(p.X)
-
-
-def both_gradients_are_averaged_over_the_classes_too(dW, db, p, alpha):
-    c = len(p.b)
-    return (dW - alpha * p.W) / c + alpha * p.W, db / c
-
-
-def the_labels_are_not_subtracted(dW, db, p, alpha):
-    yhat = softmax(p.W, p.b, p.X)
-    return mean_of_pixels_times(yhat, p.X) + alpha * p.W, yhat.mean(axis=-1)
-
-
-def the_predictions_are_made_one_hot(dW, db, p, alpha):
-    yhat = softmax(p.W, p.b, p.X)
-    hard = (yhat == yhat.max(axis=0)).astype(float)
-    return dW + mean_of_pixels_times(hard - yhat, p.X), db + (hard - yhat).mean(axis=-1)
-
-
-def mean_of_pixels_times(D, X):
-    """XᵀD/n, for D of the shape of ŷ: the examples are its last axis."""
-    return np.moveaxis(np.tensordot(D, X, axes=(-1, 0)), -1, 0) / len(X)
-
-
-MISTAKES = [
-    y_minus_yhat_in_place_of_yhat_minus_y,
-    the_gradients_have_the_wrong_sign,
-    alpha_is_missing,
-    alpha_is_divided_by_n,
-    alpha_has_the_wrong_sign,
-    alpha_is_doubled,
-    alpha_is_halved,
-    the_biases_are_regularised,
-    the_bias_gradient_is_missing,
-    the_bias_gradient_has_the_wrong_sign,
-    the_bias_gradient_is_summed_not_averaged,
-    both_gradients_are_summed_not_averaged,
-    both_gradients_are_averaged_over_the_classes_too,
-    the_labels_are_not_subtracted,
-    the_predictions_are_made_one_hot,
-]
+def test_central_differences_give_the_slopes_of_a_known_function():
+    """Of Σ x³: 3x²."""
+    x = np.array([[-1.0, 0.5, 2.0], [0.0, -3.0, 1.5]])
+    assert_allclose(central_differences(lambda: (x**3).sum(), x), 3 * x**2, **TOLERANCES)
 
 
 # --- The check ------------------------------------------------------------------------------------
 
 
-def check(dW, db, p, alpha):
-    """Fail unless dW and db are the slopes of the loss; name the mistake that gives them."""
-    right = slopes(p, alpha)
+def check(dW, db, p):
+    """Fail unless dW and db are the slopes of the loss of one model; name a known mistake."""
 
-    def close(*pair):
-        return all(
-            np.allclose(ours, theirs, rtol=1e-6, atol=1e-9)
-            for ours, theirs in zip((dW, db), pair, strict=True)
-        )
+    def f():
+        return loss(p.W, p.b, p.X, p.y, p.alpha)
 
+    slopes = central_differences(f, p.W), central_differences(f, p.b)
     assert (np.shape(dW), np.shape(db)) == (p.W.shape, p.b.shape), "not the shapes of W and b"
-    if not close(*right):
-        names = [f.__name__.replace("_", " ") for f in MISTAKES if close(*f(*right, p, alpha))]
-        likely = f": as if {' or '.join(names)}" if names else ""
-        for name, ours, slope in (("dW", dW, right[0]), ("db", db, right[1])):
-            message = f"{name} is not the slope of the loss{likely}"
-            assert_allclose(ours, slope, rtol=1e-6, atol=1e-9, err_msg=message)
+    known = [name for name, mistake in MISTAKES.items() if close((dW, db), mistake(p))]
+    likely = f", as if {' or '.join(known)}" if known else ""
+    for name, ours, slope in zip(("dW", "db"), (dW, db), slopes, strict=True):
+        message = (
+            f"{name} is not the slope of the loss{likely}. Or the loss is wrong: see test_model"
+        )
+        assert_allclose(ours, slope, **TOLERANCES, err_msg=message)
+
+
+def close(these, those):
+    return all(np.allclose(a, b, **TOLERANCES) for a, b in zip(these, those, strict=True))
 
 
 @pytest.mark.parametrize("alpha", [0.0, LARGE])
-def test_gradients_are_the_slopes_of_the_loss(problem, alpha):
-    p = problem
-    check(*gradients(p.W, p.b, p.X, p.y, alpha), p, alpha)
-
-
-def test_gradients_are_slopes_with_an_alpha_for_each_model(problem):
-    p = problem
-    check(*gradients(p.W, p.b, p.X, p.y, p.alpha), p, p.alpha)
+def test_the_gradients_of_one_model_are_the_slopes_of_its_loss(alpha):
+    p = make_problem()
+    p.alpha = alpha
+    check(*gradients(p.W, p.b, p.X, p.y, p.alpha), p)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7])
-def test_gradients_are_slopes_for_a_minibatch_of_any_size(problem, n):
-    p = problem
-    p.X, p.y = p.X[-n:], p.y[-n:]
-    check(*gradients(p.W, p.b, p.X, p.y, LARGE), p, LARGE)
+def test_they_are_the_slopes_for_a_minibatch_of_any_size(n):
+    p = make_problem(n=n)
+    p.alpha = LARGE
+    check(*gradients(p.W, p.b, p.X, p.y, p.alpha), p)
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_the_check_names_the_mistake(problem, mistake):
-    p = problem
-    wrong = mistake(*slopes(p, p.alpha), p, p.alpha)
-    with pytest.raises(AssertionError, match=f"as if .*{mistake.__name__.replace('_', ' ')}"):
-        check(*wrong, p, p.alpha)
+def test_each_model_of_a_stack_has_its_own_slopes_with_its_own_alpha():
+    p = make_problem(3)
+    dW, db = gradients(p.W, p.b, p.X, p.y, p.alpha)
+    for k in range(3):
+        one = SimpleNamespace(X=p.X, y=p.y, W=p.W[k], b=p.b[k], alpha=p.alpha[k])
+        check(dW[k], db[k], one)
 
 
 def test_gradients_of_float32_are_float32_and_close(problem):
     """Products of float32 are twice as fast as those of float64."""
     p = problem
     W, b, X = (array.astype(np.float32) for array in (p.W, p.b, p.X))
-    for name, ours, right in zip(
-        ("dW", "db"),
-        gradients(W, b, X, p.y, LARGE),
-        gradients(p.W, p.b, p.X, p.y, LARGE),
-        strict=True,
-    ):
-        assert ours.dtype == np.float32, f"{name} is {ours.dtype}"
-        assert_allclose(ours, right, rtol=1e-4, atol=1e-5, err_msg=name)
+    ours = gradients(W, b, X, p.y, p.alpha)
+    right = gradients(p.W, p.b, p.X, p.y, p.alpha)
+    for name, array, right_array in zip(("dW", "db"), ours, right, strict=True):
+        assert array.dtype == np.float32, f"{name} is {array.dtype}"
+        assert_allclose(array, right_array, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+# --- By hand --------------------------------------------------------------------------------------
+
+
+def test_one_example_of_one_pixel_in_two_classes_by_hand():
+    """x = 2, and z = (log 3, 0), so ŷ = (3/4, 1/4). The label is 0: ŷ − y = (−1/4, 1/4)."""
+    w = np.log(3) / 2
+    W, b = np.array([[w], [0.0]]), np.zeros(2)
+    dW, db = gradients(W, b, np.array([[2.0]]), np.array([0]), 0.1)
+    assert_allclose(dW, [[-1 / 2 + 0.1 * w], [1 / 2]], err_msg="(ŷ − y) x + αW")
+    assert_allclose(db, [-1 / 4, 1 / 4], err_msg="ŷ − y")
+
+
+# --- Would it notice? -----------------------------------------------------------------------------
+# The right gradients are D X/n + αW and Σ_i D_i/n, where D = Ŷ − Y has a column for each example.
+# Each function below gives them with one mistake.
+
+MISTAKES = {}
+
+
+def mistake(function):
+    MISTAKES[function.__name__.replace("_", " ")] = function
+    return function
+
+
+def error_of(p):
+    """D = Ŷ − Y."""
+    yhat = scipy.special.softmax(p.W @ p.X.T + p.b[:, None], axis=0)
+    return yhat - np.eye(len(p.b))[:, p.y]
+
+
+@mistake
+def y_minus_yhat_stands_for_yhat_minus_y(p):
+    D = -error_of(p)
+    return D @ p.X / len(p.X) + p.alpha * p.W, D.mean(axis=1)
+
+
+@mistake
+def alpha_is_missing(p):
+    D = error_of(p)
+    return D @ p.X / len(p.X), D.mean(axis=1)
+
+
+@mistake
+def alpha_is_divided_by_n(p):
+    D = error_of(p)
+    return (D @ p.X + p.alpha * p.W) / len(p.X), D.mean(axis=1)
+
+
+@mistake
+def alpha_is_doubled(p):
+    D = error_of(p)
+    return D @ p.X / len(p.X) + 2 * p.alpha * p.W, D.mean(axis=1)
+
+
+@mistake
+def the_biases_are_regularised(p):
+    D = error_of(p)
+    return D @ p.X / len(p.X) + p.alpha * p.W, D.mean(axis=1) + p.alpha * p.b
+
+
+@mistake
+def the_gradient_of_b_is_summed_over_the_classes(p):
+    """It is 0 then, as the probabilities of all classes add up to 1: b never learns."""
+    D = error_of(p)
+    return D @ p.X / len(p.X) + p.alpha * p.W, np.full(len(p.b), D.sum() / len(p.X))
+
+
+@mistake
+def the_examples_are_summed_and_not_averaged(p):
+    D = error_of(p)
+    return D @ p.X + p.alpha * p.W, D.sum(axis=1)
+
+
+@mistake
+def the_most_probable_class_stands_for_the_probabilities(p):
+    Y = np.eye(len(p.b))[:, p.y]
+    D = error_of(p)
+    D = np.eye(len(p.b))[:, (D + Y).argmax(axis=0)] - Y
+    return D @ p.X / len(p.X) + p.alpha * p.W, D.mean(axis=1)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_the_check_fails_for_a_mistake_and_names_it(name):
+    p = make_problem()
+    with pytest.raises(AssertionError, match=f"is not the slope of the loss, as if .*{name}"):
+        check(*MISTAKES[name](p), p)

@@ -1,8 +1,8 @@
 """Whole runs beside an outsider: a plain loop over the models of the grid, and scikit-learn.
 
 The loop below is the homework as one would first write it, in float64: it reads the files, splits,
-trains one model after the other, chooses, tests. It uses nothing of softmax_sgd.py. Whoever adds a
-hyperparameter to the program adds it here, too.
+trains one model after the other, chooses, tests. It uses nothing of softmax_sgd.py. Its W is that
+of the assignment, (pixels, classes). Whoever adds a hyperparameter to the program adds it here.
 """
 
 import itertools
@@ -22,9 +22,15 @@ def probabilities(W, b, X):
 
 
 def metrics(W, b, X, y):
-    """Cross-entropy and accuracy."""
+    """Cross-entropy, accuracy, and the share of images whose two best classes are almost equal.
+
+    In float32, either of the two may come out as the best.
+    """
     yhat = probabilities(W, b, X)
-    return -np.log(yhat[np.arange(len(y)), y]).mean(), (yhat.argmax(axis=1) == y).mean()
+    second, first = np.sort(yhat, axis=1)[:, -2:].T
+    undecided = (first - second < 1e-3).mean()
+    cross_entropy = -np.log(yhat[np.arange(len(y)), y]).mean()
+    return cross_entropy, (yhat.argmax(axis=1) == y).mean(), undecided
 
 
 def train_one_epoch(W, b, X, y, batch_size, learning_rate, alpha):
@@ -53,15 +59,13 @@ def plain_run(folder):
         for epoch in range(1, GRID.epochs + 1):
             rows = rng.permutation(train)
             W, b = train_one_epoch(W, b, X[rows], y[rows], batch_size, learning_rate, alpha)
-            cross_entropy, accuracy = metrics(W, b, X[validation], y[validation])
-            curves.append((cross_entropy, accuracy))
-            if cross_entropy < lowest:
-                lowest = cross_entropy
+            curves.append(metrics(W, b, X[validation], y[validation]))
+            if curves[-1][0] < lowest:
+                lowest = curves[-1][0]
                 values = [batch_size, learning_rate, alpha, epoch]
                 best = SimpleNamespace(values=values, W=W, b=b)
     return SimpleNamespace(
-        cross_entropy=[cross_entropy for cross_entropy, _ in curves],
-        accuracy=[accuracy for _, accuracy in curves],
+        curves=np.array(curves),
         best=best.values,
         W=best.W,
         b=best.b,
@@ -78,8 +82,8 @@ def right(finished_run):
 
 def test_exchanged_indices_would_show_in_the_plain_run(right):
     """The indices of its winner differ, and none is the first or the last of several."""
-    axes = [list(values) for values in GRID.axes().values()]
-    indices = [values.index(best) for values, best in zip(axes, right.best, strict=True)]
+    axes = [*GRID[:-1], range(1, GRID.epochs + 1)]
+    indices = [list(values).index(best) for values, best in zip(axes, right.best, strict=True)]
     advice = f"choose another GRID or SEED in helpers.py: the winner has the indices {indices}"
     assert len(set(indices)) == len(indices), advice
     for i, values in zip(indices, axes, strict=True):
@@ -87,18 +91,24 @@ def test_exchanged_indices_would_show_in_the_plain_run(right):
         assert len(values) == 1 or 0 < i < len(values) - 1, advice
 
 
+def assert_same(name, ours, right):
+    """Float32 differs from the plain loop by some 1e-4, and in what is undecided."""
+    (cross_entropy, accuracy), (right_cross_entropy, right_accuracy, undecided) = ours, right
+    assert_allclose(cross_entropy, right_cross_entropy, atol=1e-3, err_msg=f"cross-entropy, {name}")
+    doubt = np.max(np.abs(accuracy - right_accuracy) - undecided)
+    assert doubt < 1e-6, f"accuracy, {name}: differs by {doubt:.4f} more than what is undecided"
+
+
 def test_a_whole_run_gives_what_a_plain_loop_gives(finished_run, right):
-    """All curves; then the winner, its weights, and its metrics. Float32 differs by some 1e-4."""
-    ours, results = finished_run.curves, finished_run.results
-    for name in ("cross_entropy", "accuracy"):
-        message = f"validation {name} of all points"
-        assert_allclose(ours[name].ravel(), getattr(right, name), atol=1e-3, err_msg=message)
+    """All curves; then the winner, its weights, and its metrics."""
+    results = finished_run.results
+    curves = [finished_run.curves[name].ravel() for name in ("cross_entropy", "accuracy")]
+    assert_same("validation, all points", curves, right.curves.T)
     assert list(results["best"].values()) == right.best, "the best hyperparameters"
-    assert_allclose(finished_run.model["W"], right.W, atol=1e-3, err_msg="W")
+    assert_allclose(finished_run.model["W"], right.W.T, atol=1e-3, err_msg="W")
     assert_allclose(finished_run.model["b"], right.b, atol=1e-3, err_msg="b")
     for part in ("training", "validation", "test"):
-        reported = list(results[part].values())
-        assert_allclose(reported, getattr(right, part), atol=1e-3, err_msg=f"metrics of {part}")
+        assert_same(part, results[part].values(), getattr(right, part))
 
 
 @pytest.fixture
@@ -110,7 +120,7 @@ def minimum(own_files):
     X, alpha = X.astype(np.float64), 0.01
     # It minimises C times the sum of the losses, plus ‖W‖²/2.
     model = LogisticRegression(C=1 / (len(X) * alpha), tol=1e-10, max_iter=10_000).fit(X, y)
-    return SimpleNamespace(X=X, y=y, alpha=alpha, W=model.coef_.T, b=model.intercept_)
+    return SimpleNamespace(X=X, y=y, alpha=alpha, W=model.coef_, b=model.intercept_)
 
 
 def test_the_gradients_are_zero_where_scikit_learn_finds_the_minimum(minimum):

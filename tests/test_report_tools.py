@@ -21,7 +21,7 @@ def small_problem():
 
 
 def test_a_constant_model_has_one_predicted_class_and_the_loss_of_its_one_probability():
-    W, b = np.zeros((2, 10)), np.zeros(10)
+    W, b = np.zeros((10, 2)), np.zeros(10)
     b[3] = math.log(11)  # so that class 3 has the probability 11/20
     X, y = np.zeros((100, 2), np.float32), np.repeat([3, 5], 50)
     facts = winner.test_facts(W, b, X, y)
@@ -44,7 +44,7 @@ def test_gradient_check_accepts_the_gradients_and_sees_one_that_is_half_too_long
     small_problem, monkeypatch
 ):
     X, y, rng = small_problem
-    axes = np.eye((X.shape[1] + 1) * 10).reshape(-1, X.shape[1] + 1, 10)
+    axes = np.eye(10 * (X.shape[1] + 1)).reshape(-1, 10, X.shape[1] + 1)
     assert max(gradient_check.relative_errors(X, y, axes, rng)) < 1e-6
 
     def too_long(*arguments):
@@ -64,7 +64,7 @@ def test_in_float32_a_factor_near_1_loses_a_small_alpha_and_the_step_of_the_prog
     small_problem,
 ):
     X, y, rng = small_problem
-    W, b = rng.normal(size=(X.shape[1], 10)), rng.normal(size=10)
+    W, b = rng.normal(size=(10, X.shape[1])), rng.normal(size=10)
     batches = [np.arange(len(X))] * 200
     W, b, X = (values.astype(np.float32) for values in (W, b, X))
     given = W, b, X, y, 1e-6, 0.02, batches  # 1 - 2e-8 is 1 in float32
@@ -82,12 +82,12 @@ def test_the_minimum_is_that_of_another_method_and_the_certificate_bounds_the_di
     small_problem,
 ):
     X, y, _ = small_problem
-    alpha, shape = 0.01, (X.shape[1] + 1, 10)
+    alpha, shape = 0.01, (10, X.shape[1] + 1)
 
     def loss_and_gradient(flat):
         theta = flat.reshape(shape)
-        at = theta[:-1], theta[-1], X, y, alpha
-        return loss(*at), np.vstack(gradients(*at)).ravel()
+        at = theta[:, :-1], theta[:, -1], X, y, alpha
+        return loss(*at), np.column_stack(gradients(*at)).ravel()
 
     how = {"jac": True, "options": {"gtol": 1e-9, "ftol": 0, "maxiter": 10_000}}
     other = minimize(loss_and_gradient, np.zeros(math.prod(shape)), method="L-BFGS-B", **how)

@@ -38,26 +38,35 @@ class SmallData:
     """A small data set in float64, and ways to search and to train on it."""
 
     def __init__(self):
-        rng = np.random.default_rng(7)
+        rng = np.random.default_rng(10)
         looks = rng.uniform(0, 1, (10, 12))  # of the ten classes
         self.y = rng.integers(0, 10, 70)
-        self.X = np.clip(looks[self.y] + rng.normal(0, 0.5, (70, 12)), 0, 1)
+        self.X = np.clip(looks[self.y] + rng.normal(0, 0.25, (70, 12)), 0, 1)
         self.train, self.validation = np.arange(5, 55), np.r_[0:5, 55:70]
 
-    def search(self, grid, **options):
-        return search(self.X, self.y, self.train, self.validation, grid, SEED, **options)
+    def search(self, grid, seed=SEED, **options):
+        return search(self.X, self.y, self.train, self.validation, grid, seed, **options)
 
-    def train_alone(self, batch_size, learning_rate, alpha, epochs):
+    def train_alone(self, batch_size, learning_rate, alpha, epochs, same_order=False):
         """The W and b of one model, after each epoch."""
         rng = np.random.default_rng([SEED, batch_size])
-        W, b = np.zeros((12, 10)), np.zeros(10)
+        W, b = np.zeros((10, 12)), np.zeros(10)
         for _epoch in range(1, epochs + 1):
+            if same_order:
+                rng = np.random.default_rng([SEED, batch_size])
             batches = minibatches(self.train, batch_size, rng)
-            W, b = sgd(W, b, self.X, self.y, alpha, learning_rate, batches)[:2]
+            W, b = sgd(W, b, self.X, self.y, alpha, learning_rate, batches)
             yield W, b
 
-    def validate(self, W, b):
-        return evaluate(W, b, self.X[self.validation], self.y[self.validation])
+    def metrics_alone(self, model, rows=None, **how) -> np.ndarray:
+        """The metrics of one model after each epoch of GRID: (2, epochs)."""
+        rows = self.validation if rows is None else rows
+        trained = self.train_alone(*model, GRID.epochs, **how)
+        return np.transpose([evaluate(W, b, self.X[rows], self.y[rows]) for W, b in trained])
+
+
+*OF_A_MODEL, _EPOCHS = GRID.axes().values()
+MODELS = list(itertools.product(*OF_A_MODEL))  # in the order of the grid
 
 
 @pytest.fixture(scope="module")
@@ -67,75 +76,133 @@ def small():
 
 @pytest.fixture(scope="module")
 def found(small):
+    """Curves, point, W and b of a search over GRID."""
     return small.search(GRID)
+
+
+def test_the_curves_have_the_axes_of_the_grid(found):
+    curves, _, _, _ = found
+    shape = tuple(len(values) for values in GRID.axes().values())
+    for name, curve in curves._asdict().items():
+        assert curve.shape == shape, f"the axes of {name} are not {', '.join(GRID.axes())}"
+
+
+def test_another_seed_gives_other_minibatches_and_the_same_seed_the_same(small, found):
+    grid = GRID._replace(epochs=2)
+    curves = [small.search(grid, seed)[0].cross_entropy for seed in (SEED, SEED, SEED + 1)]
+    assert_allclose(curves[0], curves[1], rtol=1e-9, err_msg="the same seed gives other curves")
+    assert not np.allclose(curves[0], curves[2], rtol=1e-9), "the seed is ignored"
 
 
 def test_the_curves_are_those_of_each_model_trained_alone(small, found):
     """With its own batch size, learning rate and alpha, from zero, evaluated after every epoch."""
-    curves, _, _ = found
-    axes = GRID.axes()
-    shape = tuple(len(values) for values in axes.values())
-    assert curves.cross_entropy.shape == shape, f"the axes are not {', '.join(axes)}"
-    *of_model, _ = axes.values()
-    for indices in np.ndindex(shape[:-1]):
-        model = [values[i] for values, i in zip(of_model, indices, strict=True)]
-        alone = [small.validate(W, b) for W, b in small.train_alone(*model, GRID.epochs)]
-        for name, curve, values in zip(
-            Metrics._fields, curves, zip(*alone, strict=True), strict=True
-        ):
-            message = f"{name} of batch size {model[0]}, learning rate {model[1]}, alpha {model[2]}"
-            assert_allclose(curve[indices], values, rtol=1e-9, err_msg=message)
-
-
-def test_W_and_b_are_those_of_the_best_point(small, found):
-    """Of that model, and after its best epoch: not of the last one."""
-    curves, W, b = found
-    *model, epoch = [
-        values[i] for values, i in zip(GRID.axes().values(), best_point(curves), strict=True)
+    curves = np.reshape(found[0], (2, len(MODELS), GRID.epochs))
+    right = np.stack([small.metrics_alone(model) for model in MODELS], axis=1)
+    if np.allclose(curves, right, rtol=1e-9):
+        return
+    as_if = {
+        "every epoch had the order of the first": [
+            small.metrics_alone(model, same_order=True) for model in MODELS
+        ],
+        "the metrics were those of the training rows": [
+            small.metrics_alone(model, rows=small.train) for model in MODELS
+        ],
+        "learning rate and alpha were exchanged": [
+            small.metrics_alone((n, alpha, rate)) for n, rate, alpha in MODELS
+        ],
+    }
+    seen = [name for name, metrics in as_if.items() if close(curves, np.stack(metrics, axis=1))]
+    if close(np.sort(curves, axis=None), np.sort(right, axis=None)):
+        seen.append("models or epochs were scrambled: all numbers are right, but at other places")
+    wrong = [
+        f"{name} of {len(models)} of {len(MODELS)} models, first of {MODELS[models[0]]}"
+        for name, ours, theirs in zip(Metrics._fields, curves, right, strict=True)
+        if len(models := np.flatnonzero(~np.isclose(ours, theirs, rtol=1e-9).all(axis=-1)))
     ]
-    trained = list(small.train_alone(*model, GRID.epochs))
-    assert epoch < GRID.epochs, "choose another GRID or SEED: the last epoch is the best"
-    for name, ours, after in zip("Wb", (W, b), zip(*trained, strict=True), strict=True):
-        equal = [e for e, right in enumerate(after, 1) if np.allclose(ours, right)]
-        assert equal == [epoch], f"{name} is that of the epochs {equal}, not of epoch {epoch}"
+    pytest.fail(f"as if {' or '.join(seen) or 'something unknown were wrong'}; {'; '.join(wrong)}")
+
+
+def close(these, those):
+    return np.allclose(these, those, rtol=1e-9)
+
+
+def test_the_point_is_that_of_the_lowest_cross_entropy(found):
+    curves, point, _, _ = found
+    lowest = np.unravel_index(curves.cross_entropy.argmin(), curves.cross_entropy.shape)
+    best_accuracy = np.unravel_index(curves.accuracy.argmax(), curves.accuracy.shape)
+    assert lowest != best_accuracy, "choose another SmallData: accuracy would choose the same"
+    assert point == lowest, f"not the lowest; the highest accuracy is at {best_accuracy}"
+
+
+def test_W_and_b_are_those_of_the_point(small, found):
+    """Of that model, and after its best epoch, even if others of its stack become better later."""
+    curves, point, W, b = found
+    of_its_size = curves.cross_entropy[point[0]].argmin(axis=-1)
+    assert point[-1] < of_its_size.max(), "choose another SmallData: no other model improves later"
+    places = [  # where W and b occur
+        (name, model, epoch)
+        for model in MODELS
+        for epoch, trained in enumerate(small.train_alone(*model, GRID.epochs), start=1)
+        for name, ours, theirs in zip("Wb", (W, b), trained, strict=True)
+        if np.allclose(ours, theirs, rtol=1e-9)
+    ]
+    *model, epoch = (values[i] for values, i in zip(GRID.axes().values(), point, strict=True))
+    right = [(name, tuple(model), epoch) for name in "Wb"]
+    assert places == right, "W or b is that of another model or epoch, or of none"
 
 
 @pytest.mark.parametrize("batch_sizes", [(7,), (3, 7)])  # a single one is split into two stacks
 @pytest.mark.parametrize("max_stack", [1, 3, 5, 100])
 def test_how_models_are_stacked_changes_nothing(small, monkeypatch, batch_sizes, max_stack):
     grid = GRID._replace(batch_sizes=batch_sizes, epochs=3)
-    right, right_W, right_b = small.search(grid)
+    right, right_point, right_W, right_b = small.search(grid)
     monkeypatch.setattr(softmax_sgd, "MAX_STACK", max_stack)
-    curves, W, b = small.search(grid)
+    curves, point, W, b = small.search(grid)
     assert_allclose(curves.cross_entropy, right.cross_entropy)
     assert_allclose(curves.accuracy, right.accuracy)
+    assert point == right_point
     assert_allclose(W, right_W)
     assert_allclose(b, right_b)
 
 
+@pytest.mark.parametrize(("batch_sizes", "stacks"), [((7,), 2), ((3, 7), 4)])
+def test_models_are_trained_in_stacks_for_all_cores(small, monkeypatch, batch_sizes, stacks):
+    """A single batch size gives two stacks, 20 models of a batch size two of at most 16."""
+    sizes = []
+
+    class CountedStack(softmax_sgd.Stack):
+        def __init__(self, *arguments, learning_rates, alphas):
+            sizes.append(len(alphas))
+            super().__init__(*arguments, learning_rates, alphas)
+
+    monkeypatch.setattr(softmax_sgd, "Stack", CountedStack)
+    small.search(GRID._replace(batch_sizes=batch_sizes, epochs=1))
+    assert sizes == [10] * stacks
+
+
 def test_a_single_model_is_a_grid_too(small):
     grid = softmax_sgd.Grid(batch_sizes=(7,), learning_rates=(0.3,), alphas=(0.01,), epochs=2)
-    curves, W, b = small.search(grid)
-    assert curves.cross_entropy.size == 2
-    right_W, right_b = [*small.train_alone(7, 0.3, 0.01, 2)][best_point(curves)[-1]]
+    curves, point, W, b = small.search(grid)
+    assert curves.cross_entropy.shape == (1, 1, 1, 2)
+    right_W, right_b = [*small.train_alone(7, 0.3, 0.01, 2)][point[-1]]
     assert_allclose(W, right_W)
     assert_allclose(b, right_b)
 
 
 def test_fewer_epochs_give_the_beginning_of_the_same_curves(small, found):
-    curves, _, _ = small.search(GRID._replace(epochs=4))
+    curves = small.search(GRID._replace(epochs=4))[0]
     assert_allclose(curves.cross_entropy, found[0].cross_entropy[..., :4], rtol=1e-9)
 
 
 def test_a_search_in_float32_stays_in_float32(small):
     X = small.X.astype(np.float32)
-    _, W, b = search(X, small.y, small.train, small.validation, GRID._replace(epochs=1), SEED)
+    _, _, W, b = search(X, small.y, small.train, small.validation, GRID._replace(epochs=1), SEED)
     assert (W.dtype, b.dtype) == (np.float32, np.float32)
 
 
 def test_progress_tells_the_epochs_done_and_the_lowest_cross_entropy_so_far(small):
     told = []
-    curves, _, _ = small.search(GRID, progress=lambda *now: told.append(now))
+    curves = small.search(GRID, progress=lambda *now: told.append(now))[0]
     for epochs, (done, lowest) in enumerate(told, start=1):
         assert done == epochs
         assert_allclose(lowest, curves.cross_entropy[..., :epochs].min())
@@ -162,11 +229,11 @@ DIVERGING = GRID._replace(learning_rates=(0.1, 1e200), alphas=(0.001, 0.02), epo
 
 @pytest.mark.filterwarnings("error")
 def test_models_that_diverge_neither_win_nor_harm_the_others(small):
-    curves, W, b = small.search(DIVERGING)
-    right, right_W, right_b = small.search(DIVERGING._replace(learning_rates=(0.1,)))
+    curves, point, W, b = small.search(DIVERGING)
+    right, right_point, right_W, right_b = small.search(DIVERGING._replace(learning_rates=(0.1,)))
     assert np.isnan(curves.cross_entropy[:, 1, :, -1]).all(), "models that should diverge do not"
     assert_allclose(curves.cross_entropy[:, :1], right.cross_entropy)
-    assert best_point(curves) == best_point(right)
+    assert point == right_point
     assert_allclose(W, right_W)
     assert_allclose(b, right_b)
 
@@ -175,6 +242,19 @@ def test_progress_stays_a_number_when_models_diverge(small):
     told = []
     small.search(DIVERGING, progress=lambda epochs, lowest: told.append(lowest))
     assert np.isfinite(told).all()
+
+
+def test_a_stack_that_is_told_to_stop_takes_no_more_steps(small):
+    """So that Ctrl-C need not wait for the end of an epoch."""
+    stop = threading.Event()
+    one = np.array([0.1])
+    stack = softmax_sgd.Stack(12, float, SEED, 4, one, one)
+    arguments = small.X, small.y, small.train, small.X[:5], small.y[:5], stop
+    stack.train_epoch(*arguments)
+    W = stack.W.copy()
+    stop.set()
+    stack.train_epoch(*arguments)
+    assert_array_equal(stack.W, W, err_msg="W was still trained")
 
 
 @pytest.mark.filterwarnings("error")

@@ -45,12 +45,13 @@ def test_sgd_leaves_its_arguments_alone(problem):
 def test_each_minibatch_is_one_step_down_its_own_gradients(problem):
     """Also the last and shorter one, and for each model of a stack with its own rate and alpha."""
     p = problem
+    rate_W, rate_b = p.learning_rate[..., None, None], p.learning_rate[..., None]
     batches = [np.array(rows) for rows in ([7, 2, 11], [0, 12, 5], [9])]
     right_W, right_b = p.W.copy(), p.b.copy()
     for steps, rows in enumerate(batches, start=1):
         dW, db = gradients(right_W, right_b, p.X[rows], p.y[rows], p.alpha)
-        right_W = right_W - p.learning_rate * dW
-        right_b = right_b - p.learning_rate * db
+        right_W = right_W - rate_W * dW
+        right_b = right_b - rate_b * db
         W, b = sgd(p.W, p.b, p.X, p.y, p.alpha, p.learning_rate, batches[:steps])[:2]
         assert_allclose(W, right_W, err_msg=f"W after step {steps}: not W − ε dW")
         assert_allclose(b, right_b, err_msg=f"b after step {steps}: not b − ε db")
@@ -64,9 +65,9 @@ def train(dtype, alphas, learning_rate):
     rng = np.random.default_rng(0)
     n, m, c, K = 480, 200, 10, len(alphas)
     X, y = rng.random((n, m)), rng.integers(0, c, n)
-    W, b = rng.normal(0, 0.2, (m, c, 1)), rng.normal(0, 0.2, (c, 1))
+    W, b = rng.normal(0, 0.2, (1, c, m)), rng.normal(0, 0.2, (1, c))
     batches = [*minibatches(np.arange(n), 12, rng)] * 10
-    W, b, X = (array.astype(dtype) for array in (W.repeat(K, axis=-1), b.repeat(K, axis=-1), X))
+    W, b, X = (array.astype(dtype) for array in (W.repeat(K, axis=0), b.repeat(K, axis=0), X))
     return sgd(W, b, X, y, np.array(alphas), np.full(K, learning_rate), batches)[:2]
 
 
@@ -83,7 +84,7 @@ def test_float32_regularises_as_much_as_alpha_asks(learning_rate):
         for dtype in (np.float32, np.float64)
     )
     for k in range(1, len(alphas)):
-        effect, right = ((w[..., k] - w[..., 0]).ravel() for w in (W, right_W))
+        effect, right = ((w[k] - w[0]).ravel() for w in (W, right_W))
         share = effect @ right / (right @ right)  # least squares: effect ≈ share · right
         assert abs(share - 1) < 0.03, f"alpha {alphas[k]} acts like {share:.2f} of it"
 
