@@ -108,7 +108,7 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
 
 def mismatch(path: Path, file: File) -> str:
     """What is wrong with the file at `path`; an empty string if it is right."""
-    if not path.is_file():  # a folder, a broken link, or a pipe, which could be read for ever
+    if not os.path.isfile(path):  # a folder, a broken link, or a pipe, which could be read for ever
         return f"{path.name} is not a file"
     try:
         content = path.read_bytes()
@@ -236,7 +236,7 @@ def from_package(file: File, path: Path) -> None:
         how = {"cwd": folder, "capture_output": True, "text": True, "errors": "replace"}
         shell = subprocess.run(["sh", "-c", script], **how)
         if shell.returncode:
-            raise Unreachable((shell.stderr.splitlines() or ["apt-get failed"])[-1])
+            raise Unreachable((shell.stderr.strip().splitlines() or ["apt-get failed"])[-1])
     write_npy(file, folder / SYSTEM.relative_to("/") / file.idx_name, path)
 
 

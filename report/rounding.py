@@ -1,8 +1,4 @@
-"""What becomes of a small α in float32 if the step of SGD is written in another way.
-
-On paper, (1 - εα)W - εG is the same as W - ε(G + αW), where G is the gradient of the cross-entropy.
-In float32, 1 - εα is rounded to a multiple of 6e-8, and W (1 - εα) in nearly the same direction in
-every step.
+"""What float32 does to the results: the whole search in float64, beside that in float32.
 
 Writes report/results/rounding.json.
 """
@@ -10,56 +6,34 @@ Writes report/results/rounding.json.
 import numpy as np
 
 from report.shared import arrays, data, read, rows_of, write
-from softmax_sgd import gradients, minibatches, sgd
+from softmax_sgd import Grid, Metrics, best_point, evaluate, search
 
 NAME = "rounding"
-STEPS = 400
 
 
 def measure() -> tuple[dict, dict]:
-    X, y = data()[:2]
-    results = read("results")
-    best, (train, _) = results["best"], rows_of(results["seed"])
-    batches = minibatches(train, best["batch_size"], np.random.default_rng(0))
-    batches = [next(batches) for _ in range(STEPS)]
-    model = arrays("model")
-    rows = []
-    for learning_rate in results["grid"]["learning_rates"]:
-        row = {"learning_rate": learning_rate, "alpha": best["alpha"]}
-        for name, train_model in (("decay", sgd_by_decay), ("gradient", sgd)):
-            row[name] = effective_alpha(
-                train_model, model["W"], model["b"], X, y, best["alpha"], learning_rate, batches
-            )
-        rows.append(row)
-    return {"steps": STEPS, "rows": rows}, {}
+    results, grid = read("results"), Grid(**read("results")["grid"])
+    X, y, X_test, y_test = data()
+    train, validation = rows_of(results["seed"])
+    X64 = X.astype(np.float64)
+    curves, point, W, b = search(X64, y, train, validation, grid, results["seed"])
+    in_float32 = Metrics(*(arrays("curves")[name] for name in Metrics._fields))
+    facts = {
+        **differences(in_float32.cross_entropy, curves.cross_entropy, best_point(in_float32)),
+        "same_winner": point == best_point(in_float32),
+        "test": {k: float(v) for k, v in evaluate(W, b, X_test, y_test)._asdict().items()},
+    }
+    return facts, {}
 
 
-def effective_alpha(train_model, W, b, X, y, alpha, learning_rate, batches) -> float:
-    """The α that float32 training has in effect, divided by α.
-
-    It is the effect of α on the trained W, in float32, as a multiple of that in float64.
-    """
-
-    def effect(dtype):
-        given = W.astype(dtype), b.astype(dtype), X.astype(dtype, copy=False), y
-        with_alpha, without = (
-            train_model(*given, a, learning_rate, batches)[0] for a in (alpha, 0)
-        )
-        return with_alpha.astype(np.float64) - without
-
-    right = effect(np.float64)
-    return float((effect(np.float32) * right).sum() / np.square(right).sum())
-
-
-def sgd_by_decay(W, b, X, y, alpha, learning_rate, batches):
-    """The other form of the step: W shrinks by a factor."""
-    W, b = W.copy(), b.copy()
-    for rows in batches:
-        dW, db = gradients(W, b, X[rows], y[rows], 0)
-        W *= W.dtype.type(1 - learning_rate * alpha)
-        W -= learning_rate * dW
-        b -= learning_rate * db
-    return W, b
+def differences(ours: np.ndarray, right: np.ndarray, winner: tuple) -> dict:
+    """The largest differences: of all points, of those with each alpha, and at the winner."""
+    error = np.abs(ours - right)  # (n, ε, α, epoch)
+    return {
+        "largest": float(error.max()),
+        "largest_by_alpha": error.max(axis=(0, 1, 3)).tolist(),
+        "at_the_winner": float(error[winner]),
+    }
 
 
 if __name__ == "__main__":

@@ -9,14 +9,12 @@ test_report, test_readme                            what report.pdf and README.m
 test_report_tools                                   the programs that measure the report's numbers
 
 helpers.py has the functions and names that several modules share, server.py the server that the
-downloader meets.
+downloader meets. Only what is about the real images needs them; it skips if they are not there.
 """
 
-import softmax_sgd  # before NumPy, so that BLAS uses one thread in each call
 
 # isort: split
 import json
-import os
 import signal
 from types import SimpleNamespace
 
@@ -25,7 +23,7 @@ import pytest
 from helpers import GRID_OPTIONS, make_problem, run, write_own_files
 from hypothesis import settings
 
-from download_data import DATA, FILES, UserError, ensure, mismatch
+from download_data import DATA, FILES, mismatch
 
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
@@ -53,22 +51,12 @@ def problem(request):
 
 @pytest.fixture(scope="session")
 def data_dir():
-    """The folder of the four real files, fetched once; if they are unavailable, tests skip."""
-    # Wrong files must fail here. In the last lines, they would skip most tests.
-    present = [file for file in FILES if os.path.lexists(DATA / file.name)]
-    wrong = [problem for file in present if (problem := mismatch(DATA / file.name, file))]
+    """The folder of the four real files. If they are missing, tests that need them skip."""
+    if not all((DATA / file.name).exists() for file in FILES):
+        pytest.skip("needs the real data: start download_data.py first")
+    wrong = [problem for file in FILES if (problem := mismatch(DATA / file.name, file))]
     assert not wrong, f"{DATA} has wrong files: {wrong}"
-    try:
-        return ensure()
-    except UserError as error:
-        pytest.skip(f"needs the real data: {str(error).splitlines()[0]}")
-
-
-@pytest.fixture(scope="session")
-def real(data_dir):
-    """The real data as the program loads them."""
-    X, y, X_test, y_test = softmax_sgd.load(data_dir)
-    return SimpleNamespace(X=X, y=y, X_test=X_test, y_test=y_test)
+    return DATA
 
 
 @pytest.fixture

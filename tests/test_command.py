@@ -3,10 +3,10 @@
 `finished_run` is a run on small files with GRID (see conftest.py and helpers.py).
 """
 
-import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from helpers import GRID, GRID_OPTIONS, ROOT, SEED, TEST_IMAGES, run, write_own_files
 
-from softmax_sgd import Grid, evaluate, main, print_edges, print_lowest
+import softmax_sgd
+from softmax_sgd import Grid, evaluate, main, print_edges, print_lowest, search
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals or terminals")
 ONE_MODEL = ("--batch-sizes", 8, "--learning-rates", 0.1, "--alphas", 0.01, "--epochs", 2)
@@ -69,6 +70,13 @@ def test_without_options_the_whole_default_grid_is_searched(capsys, monkeypatch)
     assert grids == [Grid()]
 
 
+def test_the_smallest_valid_values_are_taken(run_here):
+    smallest = ("--learning-rates", 1e-300, "--alphas", 0, "--epochs", 1, "--seed", 0)
+    _, results = run_here("--batch-sizes", 1, *smallest)
+    assert results["best"] == {"batch_size": 1, "learning_rate": 1e-300, "alpha": 0, "epochs": 1}
+    assert results["seed"] == 0
+
+
 def test_values_are_sorted_and_repeated_ones_are_tried_once(run_here):
     _, results = run_here(
         *("--batch-sizes", 16, 8, 16, "--learning-rates", 0.5, 0.1, "--alphas", 0.3, 0, 0.3),
@@ -84,19 +92,22 @@ def test_values_are_sorted_and_repeated_ones_are_tried_once(run_here):
     ("options", "says"),
     [
         (("--batch-sizes", "0"), "--batch-sizes: '0' is not a whole number of 1 or more"),
-        (("--batch-sizes", "16,32"), "1 or more; separate several by spaces"),
+        (("--batch-sizes", "16,32"), "1 or more; write a decimal point, and spaces between values"),
         (("--batch-sizes", "64.0"), "--batch-sizes: '64.0' is not a whole number of 1 or more"),
         (("--learning-rates", "0"), "--learning-rates: '0' is not a number above 0"),
         (("--learning-rates", "nan"), "--learning-rates: 'nan' is not a number above 0"),
         (("--learning-rates", "inf"), "--learning-rates: 'inf' is not a number above 0"),
-        (("--learning-rates", "0,1"), "--learning-rates: '0,1' is not a number above 0"),
+        (("--learning-rates", "0,1"), "'0,1' is not a number above 0; write a decimal point"),
         (("--alphas", "-0.1"), "--alphas: '-0.1' is not a number of 0 or more"),
         (("--alphas", "inf"), "--alphas: 'inf' is not a number of 0 or more"),
         (("--epochs", "0"), "--epochs: '0' is not a whole number of 1 or more"),
         (("--epochs", "many"), "--epochs: 'many' is not a whole number of 1 or more"),
         (("--seed", "-1"), "--seed: '-1' is not a whole number of 0 or more"),
         (("--no_test",), "unrecognized arguments: --no_test"),
-        (("--output", str(ROOT / "README.md")), "--output: "),
+        (("--output", str(ROOT / "README.md")), "README.md is a file; a folder is expected"),
+        (("--output", str(ROOT / "README.md" / "out")), "--output: cannot write there: "),
+        (("--output", ""), "--output: a folder is expected, not an empty text"),
+        (("--data-dir", ""), "--data-dir: a folder is expected, not an empty text"),
     ],
 )
 def test_a_wrong_option_is_named_at_once_with_what_is_expected(options, says, own_files, capsys):
@@ -113,26 +124,29 @@ def test_a_wrong_option_is_named_at_once_with_what_is_expected(options, says, ow
 
 def error_line(own_files, capsys, *options):
     """The last line on stderr of a run that fails with status 1."""
-    with pytest.raises(SystemExit) as stop:
+    status = 0
+    try:
         main([str(option) for option in (*options, "--data-dir", own_files)])
-    assert stop.value.code == 1
+    except SystemExit as stop:
+        status = stop.code
     stderr = capsys.readouterr().err
+    assert status == 1, f"exit status {status} after an error; stderr: {stderr}"
     assert stderr, "nothing is said on stderr"
     return stderr.splitlines()[-1]
 
 
 def test_a_batch_size_above_the_number_of_training_images_is_refused(own_files, capsys):
     line = error_line(own_files, capsys, "--batch-sizes", 49, 4)
-    assert line == "softmax_sgd.py: --batch-sizes 49: there are only 48 training images"
+    assert line == (
+        "softmax_sgd.py: --batch-sizes: 49 is more than the 48 training images; give smaller ones"
+    )
     # 48 are not refused.
     main([*map(str, ONE_MODEL), "--batch-sizes", "48", "--data-dir", str(own_files)])
 
 
 def test_wrong_data_are_one_line(own_files, capsys):
     (own_files / TEST_IMAGES).write_text("<html>")
-    with pytest.raises(SystemExit):
-        main(["--data-dir", str(own_files)])
-    (line,) = capsys.readouterr().err.splitlines()
+    line = error_line(own_files, capsys)
     assert line.startswith(f"softmax_sgd.py: {own_files / TEST_IMAGES}: cannot be read: ")
 
 
@@ -169,10 +183,6 @@ def test_the_first_lines_tell_the_split_with_its_seed_and_the_size_of_the_grid(f
     ]
 
 
-def test_a_winner_inside_the_grid_gets_no_note(finished_run):
-    assert "Note" not in finished_run.stdout
-
-
 def test_progress_and_where_the_results_are_go_to_stderr(finished_run):
     assert re.fullmatch(
         rf"(\d+ of {GRID.epochs} epochs, .*\n)*"  # on a slow machine
@@ -189,7 +199,7 @@ batch size   0.0001        1.5
 by alpha:
 alpha     0.0      0.1
        0.6000   0.6000*
-3 of 8 models diverged.
+3 of 8 models diverged: their numbers became infinite.
 """
 
 
@@ -200,8 +210,7 @@ def test_the_tables_have_the_lowest_cross_entropy_of_all_that_share_a_value(caps
     """
     grid = Grid(batch_sizes=(8, 16), learning_rates=(0.0001, 1.5), alphas=(0.0, 0.1), epochs=9)
     lowest = np.array([[[0.7, 0.8], [0.60004, 0.6]], [[np.inf, 12.5], [np.inf, np.inf]]])
-    *of_models, _ = grid.axes().values()  # with a new hyperparameter, of one value, one axis more
-    print_lowest(grid, lowest.reshape([len(values) for values in of_models]))
+    print_lowest(grid, lowest)
     assert capsys.readouterr().out == TABLES
 
 
@@ -210,10 +219,31 @@ def test_the_tables_are_those_of_the_curves(finished_run, capsys):
     assert capsys.readouterr().out in finished_run.stdout
 
 
+@pytest.mark.filterwarnings("error")
+def test_models_that_diverge_are_counted_and_marked_and_do_not_win(own_files, tmp_path, capsys):
+    grid = ("--batch-sizes", 8, "--alphas", 0.001, 0.01, "--epochs", 3)
+    rates = ("--learning-rates", 0.1, 1e30)
+    folder = tmp_path / "results"
+    main([*map(str, (*grid, *rates, "--data-dir", own_files, "--output", folder))])
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    row, by_alpha = (
+        next(lines[i + 1] for i, line in enumerate(lines) if line.startswith(name))
+        for name in ("batch size", "alpha")
+    )
+    assert re.fullmatch(r" +8 +\d\.\d{4}\* +diverged", row), out
+    assert "diverged" not in by_alpha, out
+    assert "\n2 of 4 models diverged" in out
+    assert "learning rate 0.1, " in re.search("^Best: .*", out, re.MULTILINE)[0]
+    curves = np.load(folder / "curves.npz")["cross_entropy"]
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert results["validation"]["cross_entropy"] == curves[:, 0].min()
+
+
 AXES = {
-    "batch_size": (1, 8, 64),
+    "batch_size": (4, 8, 64),
     "learning_rate": (0.1, 0.2, 0.4),
-    "alpha": (0.0, 0.1, 0.5),
+    "alpha": (0.01, 0.1, 0.5),
     "epochs": range(1, 10),
 }
 MIDDLE = {"batch_size": 8, "learning_rate": 0.2, "alpha": 0.1, "epochs": 5}
@@ -222,9 +252,11 @@ MIDDLE = {"batch_size": 8, "learning_rate": 0.2, "alpha": 0.1, "epochs": 5}
 @pytest.mark.parametrize(
     ("best", "named", "change"),
     [
+        ({"batch_size": 4}, "batch size 4", "smaller"),
         ({"batch_size": 64}, "batch size 64", "larger"),
         ({"learning_rate": 0.1}, "learning rate 0.1", "smaller"),
         ({"learning_rate": 0.4}, "learning rate 0.4", "larger"),
+        ({"alpha": 0.01}, "alpha 0.01", "smaller"),
         ({"alpha": 0.5}, "alpha 0.5", "larger"),
         ({"epochs": 9}, "epochs 9", "larger"),
     ],
@@ -237,9 +269,10 @@ def test_a_best_value_at_the_edge_of_the_grid_gets_a_note(capsys, best, named, c
     )
 
 
-@pytest.mark.parametrize("best", [{}, {"batch_size": 1, "alpha": 0.0, "epochs": 1}])
+@pytest.mark.parametrize("best", [MIDDLE, {"batch_size": 1, "alpha": 0.0, "epochs": 1}])
 def test_a_value_inside_or_the_smallest_possible_gets_no_note(capsys, best):
-    print_edges(AXES, MIDDLE | best, explore_hint=True)
+    axes = AXES | {"batch_size": (1, 8, 64), "alpha": (0.0, 0.1, 0.5)}
+    print_edges(axes, MIDDLE | best, explore_hint=True)
     assert capsys.readouterr().out == ""
 
 
@@ -260,7 +293,9 @@ def test_no_test_leaves_out_the_test_and_nothing_else(finished_run, tmp_path):
     done = run("softmax_sgd.py", *GRID_OPTIONS, "--no-test", *where)
     assert done.stdout.splitlines() == finished_run.stdout.splitlines()[:-2]
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    assert results.keys() == finished_run.results.keys() - {"test"}
+    assert results.keys() == finished_run.results.keys() - {"test"}, (
+        "not all but the test's metrics"
+    )
 
 
 # --- Files ----------------------------------------------------------------------------------------
@@ -268,23 +303,30 @@ def test_no_test_leaves_out_the_test_and_nothing_else(finished_run, tmp_path):
 
 def test_results_json_tells_what_was_run_and_what_came_out(finished_run):
     results = finished_run.results
-    assert list(results) == [
-        *("seed", "data_dir", "grid", "split", "best", "training", "validation", "test"),
-        *("seconds", "numpy"),
-    ]
-    assert results["seed"] == SEED
-    assert results["data_dir"] == str(finished_run.own_files)
-    assert results["grid"] == json.loads(json.dumps(GRID._asdict()))
-    assert results["numpy"] == np.__version__
-    assert 0 < results["seconds"] < 300
-    for part in ("training", "validation", "test"):
-        assert list(results[part]) == ["cross_entropy", "accuracy"]
+    right = {
+        "seed": SEED,
+        "data_dir": str(finished_run.own_files),
+        "grid": json.loads(json.dumps(GRID._asdict())),
+        "split": {"training": 48, "validation": 12, "test": 40},
+        "numpy": np.__version__,
+    }
+    assert {name: results[name] for name in right} == right
+    others = {"best", "training", "validation", "test", "seconds"}
+    assert results.keys() == right.keys() | others
+    assert results["seconds"] > 0
+
+
+def test_results_json_has_the_absolute_path_of_the_data(own_files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main([*map(str, ONE_MODEL), "--data-dir", own_files.name, "--output", "results"])
+    results = json.loads((tmp_path / "results" / "results.json").read_text(encoding="utf-8"))
+    assert results["data_dir"] == str(own_files)
 
 
 def test_curves_npz_has_the_values_of_its_axes_and_model_npz_has_W_and_b(finished_run):
     curves, model = finished_run.curves, finished_run.model
     assert sorted(model) == ["W", "b"]
-    assert (model["W"].shape, model["b"].shape) == ((49, 10), (10,))
+    assert (model["W"].shape, model["b"].shape) == ((10, 49), (10,))
     assert list(curves) == ["cross_entropy", "accuracy", *GRID._fields]
     for name, values in GRID._asdict().items():
         assert curves[name].tolist() == json.loads(json.dumps(values)), name
@@ -299,20 +341,89 @@ def test_output_may_be_a_folder_with_other_files(run_here, tmp_path):
     ]
 
 
-def test_a_failing_write_is_told_after_the_results_were_printed(own_files, tmp_path, capsys):
-    """And no old results.json stays beside files of another run."""
+NAMES = ["curves.npz", "model.npz", "results.json"]
+
+
+def test_old_results_are_replaced(run_here, tmp_path):
+    run_here(*ONE_MODEL)
+    _, results = run_here(*ONE_MODEL, "--epochs", 3)
+    assert results["grid"]["epochs"] == 3
+    assert sorted(os.listdir(tmp_path / "results")) == NAMES
+
+
+def test_a_search_that_does_not_end_leaves_old_results_as_they_are(run_here, tmp_path, monkeypatch):
+    run_here(*ONE_MODEL)
+    before = {name: (tmp_path / "results" / name).read_bytes() for name in NAMES}
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("softmax_sgd.search", stop)
+    with pytest.raises(SystemExit):
+        run_here(*ONE_MODEL)
+    assert sorted(os.listdir(tmp_path / "results")) == NAMES
+    for name in NAMES:
+        assert (tmp_path / "results" / name).read_bytes() == before[name], f"{name} has changed"
+
+
+def refused_output(own_files, capsys, output):
+    """The last line on stderr of a run that must end before the search, with status 2."""
+    with pytest.raises(SystemExit) as stop:
+        main([*map(str, (*ONE_MODEL, "--data-dir", own_files, "--output", output))])
+    stdout, stderr = capsys.readouterr()
+    assert (stop.value.code, stdout) == (2, ""), "not refused before the search"
+    return stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_in_the_place_of_a_result_is_refused_before_the_search(
+    own_files, tmp_path, capsys, name
+):
+    (tmp_path / "results" / name).mkdir(parents=True)
+    assert "--output: cannot write there: " in refused_output(
+        own_files, capsys, tmp_path / "results"
+    )
+
+
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() == 0, reason="permissions bind neither root nor Windows"
+)
+@pytest.mark.parametrize("mode", [0o555, 0o222, 0o666])
+def test_a_folder_without_permissions_is_refused_before_the_search(
+    own_files, tmp_path, capsys, mode
+):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results").chmod(mode)
+    try:
+        assert "cannot write there" in refused_output(own_files, capsys, tmp_path / "results")
+    finally:
+        (tmp_path / "results").chmod(0o755)
+
+
+def test_results_that_cannot_be_moved_to_their_place_are_kept_where_the_last_line_says(
+    own_files, tmp_path, capsys, monkeypatch
+):
+    """As on Windows, if a notebook holds curves.npz open. And the old results.json is gone."""
     output = tmp_path / "results"
-    (output / "curves.npz").mkdir(parents=True)
-    (output / "results.json").write_text("of an earlier run")
     options = (*ONE_MODEL, "--data-dir", own_files, "--output", output)
+    main([*map(str, options)])
+
+    def search_and_then(*arguments):
+        found = search(*arguments)
+        (output / "curves.npz").unlink()
+        (output / "curves.npz").mkdir()  # which no file replaces
+        return found
+
+    monkeypatch.setattr("softmax_sgd.search", search_and_then)
     with pytest.raises(SystemExit) as stop:
         main([*map(str, options)])
-    assert stop.value.code == 1
-    out, err = capsys.readouterr()
-    assert "Test accuracy" in out
-    assert err.splitlines()[-1].startswith(
-        f"softmax_sgd.py: the results cannot be written to {output}"
-    )
+    stdout, stderr = capsys.readouterr()
+    assert "Test accuracy" in stdout, "the results are not printed"
+    line = stderr.splitlines()[-1]
+    assert stop.value.code == 1, line
+    (kept,) = output.glob("results-*")
+    assert str(kept) in line, "the line does not say where they are"
+    assert sorted(os.listdir(kept)) == ["curves.npz", "results.json"]
     assert not (output / "results.json").exists()
 
 
@@ -359,48 +470,95 @@ def read_to_the_end(terminal):
     return text.decode().replace("\r\n", "\n")
 
 
-def test_no_time_is_left_after_the_last_epoch(own_files, capsys, monkeypatch):
-    """By a clock that jumps by 20 seconds, so that lines are shown even without a terminal."""
-    ticks = itertools.count(start=100, step=20)
+def test_the_time_left_is_that_of_the_epochs_that_are_left(own_files, capsys, monkeypatch):
+    """By a clock that jumps, so that each line is shown even without a terminal."""
+    now = [1000.0]
     monkeypatch.setattr("download_data.last_shown", 0)
-    monkeypatch.setattr("time.monotonic", lambda: next(ticks))
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    def search_slowly(X, y, train, validation, grid, seed, progress):
+        for epoch in range(1, 5):
+            now[0] += 20
+            progress(epoch, 0.5)
+        return search(X, y, train, validation, grid, seed)
+
+    monkeypatch.setattr("softmax_sgd.search", search_slowly)
     main([*map(str, (*ONE_MODEL, "--epochs", 4, "--data-dir", own_files))])
     lines = re.findall(r"(\d) of 4 epochs, (\d+) s left", capsys.readouterr().err)
-    assert [epoch for epoch, _ in lines] == ["1", "2", "3", "4"]
-    *before, last = [int(seconds) for _, seconds in lines]
-    assert min(before) > last == 0
+    assert lines == [("1", "60"), ("2", "40"), ("3", "20"), ("4", "0")]
 
 
 @posix
-def test_ctrl_c_ends_a_search_with_one_line_and_status_130(own_files, tmp_path):
-    options = (*ONE_MODEL, "--epochs", 10**6, "--data-dir", own_files, "--output", tmp_path / "out")
+@pytest.mark.parametrize("n_interrupts", [1, 3])
+def test_ctrl_c_ends_a_search_within_an_epoch_with_one_line_and_status_130(tmp_path, n_interrupts):
+    """An epoch of these four million images, one by one, takes minutes."""
+    for part, n in (("train", 5_000_000), ("test", 1)):
+        np.save(tmp_path / f"fashion_mnist_{part}_images.npy", np.full((n, 1), 255, np.uint8))
+        np.save(tmp_path / f"fashion_mnist_{part}_labels.npy", np.zeros(n, np.uint8))
+    options = (*ONE_MODEL, "--batch-sizes", 1, "--data-dir", tmp_path, "--output", tmp_path / "out")
     command = [sys.executable, ROOT / "softmax_sgd.py", *map(str, options)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
     with subprocess.Popen(command, **pipes) as process:
         try:
             assert process.stdout.readline().startswith("Images")
             assert process.stdout.readline().startswith("Grid")
-            time.sleep(0.3)  # somewhere in the search
-            process.send_signal(signal.SIGINT)
+            for _ in range(n_interrupts):
+                time.sleep(0.3)  # somewhere in the search, and then in its end
+                process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            pytest.fail("it goes on to the end of the epoch")
         finally:
             process.kill()
-    assert (process.returncode, err.splitlines()[-1]) == (130, "interrupted")
+    assert (process.returncode, err.splitlines()[-1]) == (130, "interrupted"), err
     assert "Traceback" not in err
     assert os.listdir(tmp_path / "out") == []
 
 
+# How stdout or stderr may be out of order: the shell's redirection, and the status of the program.
+OUT_OF_ORDER = {
+    "stdout into a pipe that is closed": ("| true", None),
+    "a full disk under stdout": ("> /dev/full", 1),
+    "stdout closed": (">&-", 0),
+    "a full disk under stderr": ("2> /dev/full", None),
+    "stderr closed": ("2>&-", 0),
+}
+
+
+@posix
+@pytest.mark.parametrize(("redirection", "status"), OUT_OF_ORDER.values(), ids=OUT_OF_ORDER.keys())
+def test_whatever_becomes_of_stdout_and_stderr_the_results_are_written(
+    own_files, tmp_path, redirection, status
+):
+    if "/dev/full" in redirection and not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    options = (*ONE_MODEL, "--data-dir", own_files, "--output", tmp_path / "out")
+    command = shlex.join(map(str, (sys.executable, ROOT / "softmax_sgd.py", *options)))
+    done = subprocess.run(["sh", "-c", f"{command} {redirection}"], capture_output=True, text=True)
+    assert sorted(os.listdir(tmp_path / "out")) == NAMES, done.stderr
+    assert "Traceback" not in done.stderr
+    if status is not None:
+        assert done.returncode == status, done.stderr
+
+
+@posix
+def test_without_output_a_full_disk_under_stdout_ends_the_program_before_the_search(own_files):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    options = shlex.join(map(str, (*ONE_MODEL, "--data-dir", own_files)))
+    command = f"{shlex.quote(sys.executable)} softmax_sgd.py {options} > /dev/full"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "softmax_sgd.py: stdout: No space left on device\n"
+
+
 def test_nothing_of_a_run_stays_in_a_process_that_goes_on(own_files):
-    """As after %run in IPython. The two settings are neither the default nor the program's."""
-    threads, default = set(threading.enumerate()), sys.getswitchinterval()
-    sys.setswitchinterval(0.004)
-    try:
-        with np.errstate(all="print"):
-            before = sys.getswitchinterval(), np.geterr()
-            main([*map(str, ONE_MODEL), "--data-dir", str(own_files)])
-            assert (sys.getswitchinterval(), np.geterr()) == before
-    finally:
-        sys.setswitchinterval(default)
+    """As after %run in IPython."""
+    threads = set(threading.enumerate())
+    with np.errstate(all="print"):
+        before = np.geterr()
+        main([*map(str, ONE_MODEL), "--data-dir", str(own_files)])
+        assert np.geterr() == before
     assert set(threading.enumerate()) <= threads, "a thread is still running"
 
 
@@ -416,27 +574,64 @@ def test_spurious_floating_point_errors_are_not_shown(own_files, monkeypatch):
     main([*map(str, ONE_MODEL), "--data-dir", str(own_files)])
 
 
-@pytest.mark.parametrize(("own", "used"), [(None, "1"), ("3", "3")])
-def test_BLAS_gets_one_thread_unless_the_user_has_set_another_number(own, used):
-    names = [f"{library}_NUM_THREADS" for library in ("OPENBLAS", "MKL", "OMP")]
-    names.append("VECLIB_MAXIMUM_THREADS")
-    env = {name: value for name, value in os.environ.items() if name not in names}
-    env |= dict.fromkeys(names, own) if own else {}
-    code = f"""
-import os, runpy, sys
-sys.argv = ["softmax_sgd.py", "--help"]
-try:
-    runpy.run_path({str(ROOT / "softmax_sgd.py")!r}, run_name="__main__")
-except SystemExit:
-    print("\\n", *[os.environ[name] for name in {names}])
-"""
+# --- Threads of BLAS ------------------------------------------------------------------------------
+
+BLAS = softmax_sgd.BLAS_THREADS
+
+
+def python(code, **variables):
+    """Run lines of Python where none of the variables is set but these: a completed process."""
+    env = {name: value for name, value in os.environ.items() if name not in BLAS} | variables
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.stdout, done.stderr
-    assert done.stdout.splitlines()[-1].split() == [used] * 4, done.stderr
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
 
 
-def test_importing_the_program_does_nothing():
-    code = "import os; old = dict(os.environ); import softmax_sgd; assert old == os.environ"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+SEE = f"import os; print(*[os.environ.get(name) for name in {BLAS}]); "
+
+
+@pytest.mark.parametrize(("own", "used"), [({}, "1"), (dict.fromkeys(BLAS, "3"), "3")])
+def test_BLAS_gets_one_thread_unless_the_user_has_set_another_number(own, used):
+    """It is set when NumPy is imported, which is when BLAS reads it."""
+    when_imported = f"""
+import builtins
+import_module = builtins.__import__
+def tell(name, *arguments):
+    if name == "numpy":
+        builtins.__import__ = import_module
+        {SEE}
+    return import_module(name, *arguments)
+builtins.__import__ = tell
+import softmax_sgd
+"""
+    done = python(when_imported, **own)
+    assert done.stdout.split() == [used] * len(BLAS), done.stderr
+
+
+SEARCH = """
+import numpy as np
+grid = softmax_sgd.Grid(batch_sizes=(2,), learning_rates=(0.1,), alphas=(0.0,), epochs=1)
+softmax_sgd.search(np.ones((9, 3)), np.arange(9), np.arange(6), np.arange(6, 9), grid, 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "own", "warned"),
+    [
+        ("", {}, False),
+        ("import numpy", {}, True),
+        ("import numpy", {"OPENBLAS_NUM_THREADS": "2"}, False),
+    ],
+    ids=["softmax_sgd first", "numpy first", "numpy first, but set by the user"],
+)
+def test_search_warns_if_numpy_was_imported_first_as_it_may_be_many_times_slower(
+    first, own, warned
+):
+    done = python(f"{first}\nimport softmax_sgd{SEARCH}", **own)
+    assert done.returncode == 0, done.stderr
+    assert ("NumPy was imported before softmax_sgd" in done.stderr) == warned, done.stderr
+
+
+def test_importing_the_program_prints_nothing_and_sets_nothing_else():
+    names = f"import os; old = dict(os.environ, **dict.fromkeys({BLAS}, '1')); "
+    done = python(f"{names}import softmax_sgd; assert old == os.environ")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -371,8 +371,8 @@ def test_the_systems_temporary_folder_is_not_used(folder, monkeypatch, serve):
 
 def test_a_source_that_lacks_a_file_is_asked_for_the_others(folder, serve):
     source = serve(files={name: CONTENT[name] for name in NAMES - {FIRST.name}})
-    _, lines = attempt(folder, source.url)
-    expected = [f"/{file.name}" for file in FILES]
+    _, lines = attempt(folder, f"{source.url}folder/")
+    expected = [f"/folder/{file.name}" for file in FILES]
     assert source.asked == expected, f"asked for were {source.asked}, after {lines[:1]}"
     assert NAMES - found(folder) == {FIRST.name}
 

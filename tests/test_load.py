@@ -1,5 +1,6 @@
 """A user's own files: what is read, and the line that says what is wrong with a file."""
 
+import io
 import pickle
 
 import numpy as np
@@ -8,7 +9,7 @@ from helpers import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS
 from numpy.testing import assert_allclose
 
 import softmax_sgd
-from download_data import DataError
+from download_data import UserError
 from softmax_sgd import load
 
 X = np.arange(24).reshape(6, 4) * 7  # six images of four pixels, up to 161
@@ -71,46 +72,24 @@ WRONG = [
     ("images of rows and columns", TRAIN_IMAGES, X.reshape(6, 2, 2), "X.reshape(len(X), -1)"),
     ("images of one number each", TRAIN_IMAGES, LABELS, "shape (6,), not (n, pixels)"),
     ("no images", TRAIN_IMAGES, X[:0], "shape (0, 4), which is empty"),
-    ("images of no pixels", TRAIN_IMAGES, X[:, :0], "shape (6, 0), which is empty"),
     ("a pixel below 0", TRAIN_IMAGES, with_pixel(-0.5), "pixels from -0.5 to 161.0; 0 to 255"),
     ("a pixel above 255", TRAIN_IMAGES, with_pixel(255.5), "pixels from 0.0 to 255.5; 0 to 255"),
     ("an infinite pixel", TEST_IMAGES, with_pixel(np.inf)[:3], "pixels from 0.0 to inf"),
-    ("NaN", TRAIN_IMAGES, with_pixel(np.nan), "pixels from nan to nan"),
-    ("NaN in the test images", TEST_IMAGES, with_pixel(np.nan)[:3], "pixels from nan to nan"),
+    ("NaN", TEST_IMAGES, with_pixel(np.nan)[:3], "pixels from nan to nan"),
     ("already divided", TRAIN_IMAGES, X / 161, "pixels from 0.0 to 1.0; 0 to 255"),
     ("test images already divided", TEST_IMAGES, X[:3] / 161, "they will be divided by 255"),
     ("at most 16", TRAIN_IMAGES, X // 10, "pixels from 0 to 16; 0 to 255"),
-    ("true and false", TRAIN_IMAGES, X > 99, "pixels from False to True; 0 to 255"),
-    ("centred", TRAIN_IMAGES, X - X.mean(), "pixels from -80.5 to 80.5; 0 to 255"),
     ("test images of another size", TEST_IMAGES, X[:3, :3], "3 pixels in an image, but 4 in"),
     ("one-hot labels", TRAIN_LABELS, np.eye(10)[LABELS], "y.argmax(axis=1)"),
-    ("labels in a column", TRAIN_LABELS, LABELS[:, None], "shape (6, 1), not (n,); try"),
-    ("labels in a row", TRAIN_LABELS, LABELS[None], "y.ravel()"),
+    ("labels in a column", TRAIN_LABELS, LABELS[:, None], "y.ravel()"),
     ("too few labels", TRAIN_LABELS, LABELS[:5], "5 labels for 6 images"),
     ("too many test labels", TEST_LABELS, LABELS, "6 labels for 3 images"),
     ("a label of 10", TRAIN_LABELS, LABELS + 5, "labels from 5 to 10; whole numbers from 0 to 9"),
-    ("a label for each letter", TRAIN_LABELS, LABELS * 5, "change CLASSES in softmax_sgd.py"),
-    (
-        "a negative label",
-        TRAIN_LABELS,
-        LABELS - 1,
-        "labels from -1 to 4; whole numbers from 0 to 9",
-    ),
-    (
-        "a label of NaN",
-        TRAIN_LABELS,
-        np.where(LABELS == 2, np.nan, LABELS),
-        "whole numbers from 0 to 9",
-    ),
+    ("a negative label", TRAIN_LABELS, LABELS - 1, "from -1 to 4; whole numbers from 0 to 9"),
     ("half a label", TRAIN_LABELS, LABELS / 2, "whole numbers from 0 to 9"),
+    ("a label of NaN", TRAIN_LABELS, LABELS + with_pixel(np.nan)[:, 2], "from 0 to 9"),
     ("names", TRAIN_LABELS, LABELS.astype("U5"), "holds <U5, not real numbers"),
-    ("complex numbers", TRAIN_IMAGES, X + 0j, "holds complex128, not real numbers"),
-    (
-        "objects",
-        TRAIN_LABELS,
-        LABELS.astype(object),
-        "cannot be read: Object arrays cannot be loaded",
-    ),
+    ("objects", TRAIN_LABELS, LABELS.astype(object), "Object arrays cannot be loaded"),
 ]
 
 
@@ -124,45 +103,12 @@ def test_the_line_says_which_file_is_wrong_and_what_is_expected(folder, name, ar
 
 def refusal(folder, name):
     """The line of the error that names this file."""
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         load(folder)
     message = str(error.value)
     assert str(folder / name) in message, "the file is not named"
     assert "\n" not in message, "not one line"
     return message
-
-
-DAMAGED = {
-    "empty": lambda content: b"",
-    "cut in its header": lambda content: content[:50],
-    "cut in its numbers": lambda content: content[:-3],
-    "a web page": lambda content: b"<!DOCTYPE html><html>",
-    "damaged in its header": lambda content: content.replace(b"shape", b"shame"),
-    "larger in its header": lambda content: content.replace(b"(6, 4)", b"(9, 4)"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED.keys())
-def test_a_damaged_file_is_named(folder, damage):
-    path = folder / TRAIN_IMAGES
-    path.write_bytes(damage(path.read_bytes()))
-    line = refusal(folder, TRAIN_IMAGES)
-    assert "cannot be read" in line
-    assert "allow_pickle" not in line, "advises what would run a hostile file"
-
-
-@pytest.mark.parametrize("name", [TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS])
-def test_for_a_missing_file_the_downloader_is_named(folder, name):
-    (folder / name).unlink()
-    assert "download_data.py --data-dir" in refusal(folder, name)
-
-
-def test_what_is_there_but_cannot_be_read_is_not_called_missing(folder):
-    (folder / TEST_LABELS).unlink()
-    (folder / TEST_LABELS).mkdir()
-    line = refusal(folder, TEST_LABELS)
-    assert "cannot be read" in line
-    assert "no such file" not in line
 
 
 class Hostile:
@@ -178,3 +124,52 @@ def test_nothing_in_a_file_is_run(folder):
     refusal(folder, TRAIN_LABELS)
     np.save(folder / TRAIN_LABELS, np.array([Hostile()]), allow_pickle=True)
     refusal(folder, TRAIN_LABELS)
+
+
+def zipped(content):
+    """As np.savez writes it."""
+    file = io.BytesIO()
+    np.savez(file, X)
+    return file.getvalue()
+
+
+DAMAGED = {
+    "empty": (lambda content: b"", "not in the format .npy"),
+    "a web page": (lambda content: b"<!DOCTYPE html><html>", "not in the format .npy"),
+    "an .npz": (zipped, "not in the format .npy"),
+    "cut in its header": (lambda content: content[:50], ""),
+    "cut in its numbers": (lambda content: content[:-3], ""),
+    "damaged in its header": (lambda content: content.replace(b"shape", b"shame"), ""),
+    "larger in its header": (lambda content: content.replace(b"(6, 4)", b"(9, 4)"), ""),
+    "with a header of 20,000 bytes": (
+        lambda content: content[:8] + b" N" + content[10:-1] + b" " * 20_000,
+        "Header info length (20000) is large",
+    ),
+    "with a line feed that became two bytes": (
+        lambda content: content[:140] + b"\r" + content[140:],
+        "more bytes than its header says",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "says"), DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_file_is_named(folder, damage, says):
+    path = folder / TRAIN_IMAGES
+    path.write_bytes(damage(path.read_bytes()))
+    line = refusal(folder, TRAIN_IMAGES)
+    assert f"cannot be read: {says}" in line
+    assert "allow_pickle" not in line, "advises what would run a hostile file"
+
+
+@pytest.mark.parametrize("name", [TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS])
+def test_for_a_missing_file_the_downloader_is_named(folder, name):
+    (folder / name).unlink()
+    assert "download_data.py --data-dir" in refusal(folder, name)
+
+
+def test_what_is_there_but_cannot_be_read_is_not_called_missing(folder):
+    (folder / TEST_LABELS).unlink()
+    (folder / TEST_LABELS).mkdir()
+    line = refusal(folder, TEST_LABELS)
+    assert "cannot be read" in line
+    assert "no such file" not in line

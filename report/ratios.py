@@ -1,0 +1,53 @@
+"""Models beside the grid: every batch size at every ratio of learning rate and batch size from that
+of the winner on. Of these ratios, the grid itself has most with one batch size only.
+
+alpha and the seed are those of the winner. Writes report/results/ratios.json.
+"""
+
+import numpy as np
+
+from report.shared import arrays, data, read, rows_of, write
+from softmax_sgd import Grid, search, without_diverged
+
+NAME = "ratios"
+
+
+def measure() -> tuple[dict, dict]:
+    results = read("results")
+    best, grid, seed = results["best"], Grid(**results["grid"]), results["seed"]
+    lowest = arrays("curves")["cross_entropy"][..., grid.alphas.index(best["alpha"]), :].min(-1)
+    models = {  # of the grid: their lowest validation cross-entropies
+        (batch_size, learning_rate): float(lowest[i, j])
+        for i, batch_size in enumerate(grid.batch_sizes)
+        for j, learning_rate in enumerate(grid.learning_rates)
+    }
+    n_per_epsilon = sorted({round(n / epsilon, 6) for n, epsilon in models})
+    n_per_epsilon = [r for r in n_per_epsilon if r <= best["batch_size"] / best["learning_rate"]]
+    X, y = data()[:2]
+    train, validation = rows_of(seed)
+    for batch_size in grid.batch_sizes:
+        wanted = [float(f"{batch_size / ratio:.6g}") for ratio in n_per_epsilon]
+        rates = tuple(sorted(rate for rate in wanted if (batch_size, rate) not in models))
+        more = Grid((batch_size,), rates, (best["alpha"],), grid.epochs)
+        curves, _, _, _ = search(X, y, train, validation, more, seed)
+        values = without_diverged(curves).min(axis=-1).ravel()
+        models |= {(batch_size, rate): float(v) for rate, v in zip(rates, values, strict=True)}
+    groups = {
+        ratio: [v for (n, epsilon), v in models.items() if np.isclose(n / epsilon, ratio)]
+        for ratio in n_per_epsilon
+    }
+    facts = {
+        "alpha": best["alpha"],
+        "models": [
+            {"batch_size": n, "learning_rate": epsilon, "lowest": value}
+            for (n, epsilon), value in models.items()
+        ],
+        "n_per_epsilon": n_per_epsilon,
+        "spreads": [float(np.ptp(values)) for values in groups.values()],
+        "means": [float(np.mean(values)) for values in groups.values()],
+    }
+    return facts, {}
+
+
+if __name__ == "__main__":
+    write(NAME, measure)
