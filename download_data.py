@@ -22,8 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 DATA = Path(__file__).resolve().with_name("data")
 COURSE = "https://s3.amazonaws.com/jrwprojects/"
 ZALANDO = "https://fashion-mnist.s3.eu-central-1.amazonaws.com/"  # the publisher of Fashion-MNIST
@@ -242,6 +240,8 @@ def from_package(file: File, path: Path) -> None:
 
 def write_npy(file: File, idx: Path, path: Path) -> None:
     """Convert a gzipped IDX file to the bytes of the course's .npy file."""
+    import numpy as np  # not above, as whoever imports this may import softmax_sgd before NumPy
+
     # A header has 4 bytes, and 4 for each dimension: n, or n x 28 x 28 if these are images.
     header = 16 if len(file.shape) == 2 else 8
     with gzip.open(idx) as content:

@@ -10,8 +10,24 @@ test_report_tools                                   the programs that measure th
 
 helpers.py has the functions and names that several modules share, server.py the server that the
 downloader meets. Only what is about the real images needs them; it skips if they are not there.
+
+Who changes the program tells the tests:
+
+A learning-rate schedule: the plain loop of test_oracle and train_alone of test_search train with
+`learning_rate * 0.95 ** (epoch - 1)`.
+
+A hyperparameter, such as momentum: GRID and GRID_OPTIONS in helpers, the plain loop of test_oracle
+and train_alone of test_search get it, and so does the test of TABLES in test_command, as
+print_lowest takes one axis more. A value that matters, such as 0.3 alone, tells a right momentum
+from a wrong one. The test that asks for four values of everything must be told, and the tests of
+README and report fail until both are made again (report/choice.py and report/build.py take alpha
+for the last axis but one).
+
+The tests want a winner of GRID that is at no edge, with indices that differ. If it is elsewhere
+after a change, choose other values: for momentum 0.3, learning rates 0.7 times as large.
 """
 
+import softmax_sgd  # noqa: F401  before NumPy, so that BLAS uses one thread in each call
 
 # isort: split
 import json

@@ -52,6 +52,7 @@ def test_help_shows_the_options_with_their_defaults():
         assert f"(default: {' '.join(map(str, default))})" in text
     assert "None" not in text
     assert text.endswith("--batch-sizes 64 --epochs 5 --no-test"), "no quick example"
+    assert "Exit status: 1 if " in text
 
 
 def test_without_options_the_whole_default_grid_is_searched(capsys, monkeypatch):

@@ -65,6 +65,7 @@ def test_the_speed_is_that_of_the_benchmark():
 def test_both_programs_accept_the_options_in_the_commands(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(download_data, "ensure", lambda data_dir, mirror: data_dir)
+    monkeypatch.setattr("softmax_sgd.try_to_save", lambda folder: None)
     command = re.compile(r"(softmax_sgd|download_data)\.py (--.*?)(?:$| &&|`)", re.MULTILINE)
     commands = command.findall(README)
     assert len(commands) >= 3
@@ -74,7 +75,8 @@ def test_both_programs_accept_the_options_in_the_commands(monkeypatch):
 
 
 def test_what_is_in_the_zip_runs_from_what_is_in_it(tmp_path):
-    command = re.search(r"^    python3 -m (zipfile .*)$", README, re.MULTILINE)[1].split()
+    command = re.search(r"^    python3 -m (zipfile .*?[^\\])$", README, re.MULTILINE | re.DOTALL)
+    command = command[1].replace("\\\n", "").split()
     archive = tmp_path / command[2]
     command = [sys.executable, "-m", *command[:2], archive, *command[3:]]
     subprocess.run(command, cwd=ROOT, check=True)
@@ -100,7 +102,8 @@ def test_the_steps_of_the_notebook_run_and_show_what_they_announce(data_dir):
         [sys.executable, "-c", marked], cwd=ROOT, env=env, capture_output=True, encoding="utf-8"
     )
     assert done.returncode == 0, done.stderr
-    _, check, epoch, search, _, prediction = done.stdout.split("---\n")
+    assert done.stderr == "", "a warning, for example that NumPy was imported too early"
+    _, check, epoch, search, _, prediction, _, confusion = done.stdout.split("---\n")
     gradient, slope = re.findall(r"-?\d\.\d{6}", check)
     assert float(gradient) == pytest.approx(float(slope), abs=2e-6)
     cross_entropy, accuracy = re.findall(r"\d+\.\d+", epoch)
@@ -112,6 +115,66 @@ def test_the_steps_of_the_notebook_run_and_show_what_they_announce(data_dir):
         search,
     )
     assert re.fullmatch(r"class (\d), probability \d+\.\d%; the label is \1\n", prediction)
+    *rows, last = confusion.splitlines()
+    counts = [list(map(int, re.findall(r"\d+", row))) for row in rows]
+    assert counts == read("winner")["confusion"], "not the report's confusion matrix"
+    true, predicted, times = map(int, re.findall(r"\d+", last))
+    others = [n for i, row in enumerate(counts) for j, n in enumerate(row) if i != j]
+    assert counts[true][predicted] == times == max(others)
+
+
+MINE = """
+import numpy as np
+
+def gradients(W, b, X, y, alpha):
+    Y = np.eye(len(b))[y]
+    Z = X @ W.T + b
+    E = np.exp(Z - Z.max(axis=1, keepdims=True))
+    D = E / E.sum(axis=1, keepdims=True) - Y
+    return D.T @ X / len(X) + alpha * W, D.mean(axis=0)
+
+def sgd(W, b, X, y, alpha, learning_rate, batches):
+    for rows in batches:
+        dW, db = gradients(W, b, X[rows], y[rows], alpha)
+        W, b = W - learning_rate * dW, b - learning_rate * db
+    return W, b
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("", "", None),
+        (" + alpha * W", "", "as if alpha is missing"),
+        ("D.mean(axis=0)", "D.sum(axis=0)", "db is not the slope of the loss"),
+        ("b - learning_rate * db", "b + learning_rate * db", "not b − ε db"),
+    ],
+    ids=["right", "alpha is missing", "a sum", "a wrong sign"],
+)
+def test_gradients_of_ones_own_are_checked_by_the_lessons(tmp_path, right, wrong, said):
+    two_lines = re.search("```\n(import softmax_sgd\n.*?)```", README, re.DOTALL)[1]
+    mine = (MINE.replace(right, wrong) if right else MINE) + two_lines
+    (tmp_path / "mine.py").write_text(mine, encoding="utf-8")
+    command = re.search(r"python (-m pytest -p mine .*?[^\\])$", README, re.MULTILINE | re.DOTALL)
+    command = [sys.executable, *shlex.split(command[1].replace("\\\n", ""))]
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    env = os.environ | {"PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}
+    how = {"cwd": ROOT, "env": env, "capture_output": True, "encoding": "utf-8"}
+    done = subprocess.run([*command, "-p", "no:cacheprovider"], **how)
+    assert (done.returncode == 0) == (said is None), done.stdout
+    if said:
+        assert said in done.stdout
+
+
+def test_the_header_for_uv_asks_for_what_requirements_txt_has():
+    """PEP 723: what is between the two lines is TOML, each line after a #."""
+    script = (ROOT / "softmax_sgd.py").read_text(encoding="utf-8")
+    header = re.match(r"# /// script\n((?:# .*\n)*)# ///\n", script)[1]
+    requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
+    assert re.findall(r'"([a-z]+\S*)"', header) == requirements
+    assert 'requires-python = ">=3.10"' in header
+    assert "Python 3.10 or newer" in README
 
 
 # --- What a reader looks for ----------------------------------------------------------------------

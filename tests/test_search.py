@@ -108,7 +108,7 @@ def test_the_curves_are_those_of_each_model_trained_alone(small, found):
             small.metrics_alone(model, rows=small.train) for model in MODELS
         ],
         "learning rate and alpha were exchanged": [
-            small.metrics_alone((n, alpha, rate)) for n, rate, alpha in MODELS
+            small.metrics_alone((n, alpha, rate, *others)) for n, rate, alpha, *others in MODELS
         ],
     }
     seen = [name for name, metrics in as_if.items() if close(curves, np.stack(metrics, axis=1))]
