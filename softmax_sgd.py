@@ -68,6 +68,7 @@ import itertools
 import json
 import math
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -359,8 +360,13 @@ def search(
             for epoch in range(1, grid.epochs + 1):
                 history.append(np.concatenate(list(pool.map(train_one_epoch, stacks)), axis=1))
                 progress(epoch, min(stack.lowest.min() for stack in stacks))
-        finally:
-            stop.set()  # so that Ctrl-C need not wait for the end of an epoch
+        except KeyboardInterrupt:
+            # Do not wait for the end of the epoch, and let no second Ctrl-C disturb the end.
+            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            stop.set()
+            pool.shutdown()
+            signal.signal(signal.SIGINT, handler)
+            raise
 
     shape = tuple(len(values) for values in grid.axes().values())
     curves = Metrics(*np.stack(history, axis=-1).reshape(2, *shape))

@@ -504,15 +504,18 @@ def test_ctrl_c_ends_a_search_within_an_epoch_with_one_line_and_status_130(tmp_p
             assert process.stdout.readline().startswith("Images")
             assert process.stdout.readline().startswith("Grid")
             for _ in range(n_interrupts):
-                time.sleep(0.3)  # somewhere in the search, and then in its end
+                time.sleep(0.1)  # somewhere in the search, and then in its end
                 process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             pytest.fail("it goes on to the end of the epoch")
         finally:
             process.kill()
-    assert (process.returncode, err.splitlines()[-1]) == (130, "interrupted"), err
+    # A late one may come when Python itself is ending, which ends it at once.
+    statuses = (130,) if n_interrupts == 1 else (130, -signal.SIGINT)
+    assert process.returncode in statuses, err
     assert "Traceback" not in err
+    assert err.splitlines()[-1] == "interrupted"
     assert os.listdir(tmp_path / "out") == []
 
 
