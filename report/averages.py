@@ -20,7 +20,6 @@ from softmax_sgd import CLASSES, evaluate, minibatches, sgd
 
 NAME = "averages"
 EVERY = 10  # steps
-NOISY_FROM = 21  # the epoch from which a curve is noise rather than progress
 
 
 def measure() -> tuple[dict, dict]:
@@ -40,7 +39,7 @@ def measure() -> tuple[dict, dict]:
     chosen = grid["learning_rates"].index(best["learning_rate"])
     facts = {
         "every": EVERY,
-        "noisy_from": NOISY_FROM,
+        "noisy_from": noisy_from(grid["epochs"]),
         "seeds": [
             {"seed": seed, **compare(last[i], mean[i], chosen)} for i, seed in enumerate(SEEDS)
         ],
@@ -72,9 +71,15 @@ def train_and_average(X, y, parts, alpha, learning_rates, epochs) -> tuple[np.nd
     return np.stack(last, axis=-1), np.stack(mean, axis=-1)  # (part, metric, learning rate, epoch)
 
 
+def noisy_from(epochs: int) -> int:
+    """The epoch from which a curve is noise rather than progress: the last two thirds."""
+    return epochs // 3 + 1
+
+
 def compare(last, mean, chosen: int) -> dict:
     """For one seed: how the last weights and the mean do, and whether the parts move together."""
-    (validation, test), noisy = last[:, 0, chosen], slice(NOISY_FROM - 1, None)
+    validation, test = last[:, 0, chosen]  # (epoch)
+    noisy = slice(noisy_from(len(test)) - 1, None)
     changes = np.diff(validation[noisy]), np.diff(test[noisy])
     facts = {"correlation_of_changes": float(np.corrcoef(changes)[0, 1])}
     for name, metrics in (("last", last), ("mean", mean)):

@@ -9,8 +9,10 @@ in the document's own font. Every other number in the report is read by report.t
 
 import io
 import logging
+import math
 import re
 import warnings
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -18,7 +20,6 @@ import numpy as np
 import typst
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from report.shared import ROOT, arrays, read
@@ -29,11 +30,10 @@ NAMES = "T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, ba
 CLASSES = NAMES.split(", ")
 # Two colours that no kind of colour blindness confuses, one dark and one light in black and white.
 BLUE, ORANGE, GREY, RED = "#00508c", "#a85000", "#666666", "#b00000"
-# Of the alphas, from the smallest. In black and white, the second and the last are alike, but the
-# curve of the last is far above the others.
-ALPHA_COLOURS = ("black", "#0072b2", "#3fa0dc", ORANGE)
-BATCH_SIZE_MARKS = "osD^"
-MARK_SIZES = (1.7, 1.35, 1.1, 0.95)  # so that one does not hide another below it
+# Of the batch sizes, from the smallest. The marks are hollow and of different shapes, so that those
+# that coincide are all seen.
+SIZE_COLOURS = ("black", "#00508c", "#3f9fdc", ORANGE)
+SIZE_MARKS = "osD^"
 SHADES = LinearSegmentedColormap.from_list("shades", ["white", "#c4dbec", "#6fa8d6"])
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#d97b00", "white", "#00355f"])
 CENTRED = {"ha": "center", "va": "center_baseline"}
@@ -138,74 +138,80 @@ def xor() -> Figure:
 # --- Problem 3 ------------------------------------------------------------------------------------
 
 
-CURVE_RANGE = (0.395, 0.454)  # of the cross-entropies shown
-
-
 def one_curve(axes, marksize: float, legend: str) -> None:
     """The lowest validation cross-entropy of each model against learning rate / batch size.
 
-    The marks of different alphas are moved apart; a line joins the means for each alpha. `legend`
-    is the title of the legend of the batch sizes.
+    For the winner's alpha, with the models beside the grid, and in grey for the largest alpha. A
+    line joins the models of a batch size. `legend` is the title of the legend.
     """
-    grid, lowest = read("results")["grid"], arrays("curves")["cross_entropy"].min(axis=-1)
-    batch_sizes, n_alphas = np.array(grid["batch_sizes"]), len(grid["alphas"])
-    ratios = np.array(grid["learning_rates"]) / batch_sizes[:, None]  # as lowest[..., k]
-    different = np.unique(ratios.round(9))
-    apart = 1.07 ** (np.arange(n_alphas) - (n_alphas - 1) / 2)
+    grid, models = read("results")["grid"], read("ratios")["models"]
+    with_largest_alpha = arrays("curves")["cross_entropy"].min(axis=-1)[..., -1]
     axes.set_xscale("log")
-    for k, colour in zip(range(n_alphas), ALPHA_COLOURS, strict=True):
-        means = [lowest[..., k][np.isclose(ratios, ratio)].mean() for ratio in different]
-        axes.plot(different * apart[k], means, color=colour, linewidth=marksize / 7)
-        for i, (mark, size) in enumerate(zip(BATCH_SIZE_MARKS, MARK_SIZES, strict=True)):
-            look = {"color": colour, "mec": "white", "ms": size * marksize, "mew": marksize / 9}
-            axes.plot(ratios[i] * apart[k], lowest[i, :, k], mark, **look)
-    handles = [
-        Line2D([], [], color="black", marker=mark, ls="", ms=size * marksize, label=batch_size)
-        for batch_size, mark, size in zip(batch_sizes, BATCH_SIZE_MARKS, MARK_SIZES)
-    ]
-    look = {"ncols": len(handles), "columnspacing": 0.8, "handletextpad": 0.3}
+    look = {"mfc": "none", "ms": marksize, "linewidth": marksize / 8, "mew": marksize / 5}
+    for n, colour, mark, above in zip(
+        grid["batch_sizes"], cycle(SIZE_COLOURS), cycle(SIZE_MARKS), with_largest_alpha
+    ):
+        rates = np.array(grid["learning_rates"])
+        axes.plot(rates / n, above, mark + "-", color="#999999", **look)
+        own = [(m["learning_rate"] / n, m["lowest"]) for m in models if m["batch_size"] == n]
+        axes.plot(*zip(*sorted(own), strict=True), mark + "-", color=colour, label=n, **look)
     axes.legend(
-        handles=handles, title=legend, loc=(0.36, 0.76), handlelength=1, frameon=False, **look
-    )
-    i, j, k = np.unravel_index(lowest.argmin(), lowest.shape)
-    point_out(axes, ratios[i, j] * apart[k], lowest[i, j, k])
-    ticks = 1 / np.array([12800, 6400, 3200, 1600, 800, 400, 200])
+        title=legend, loc=(0.3, 0.73), ncols=4, frameon=False,
+        columnspacing=0.8, handletextpad=0.4, handlelength=1.2,
+    )  # fmt: skip
+    best = read("results")["best"]
+    x, y = best["learning_rate"] / best["batch_size"], read("results")["validation"]
+    point_out(axes, x, y["cross_entropy"], 0.3975)
+    ticks = 1 / np.array([12800, 3200, 800, 200])
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"1/{1 / tick:.0f}" for tick in ticks])
-    axes.set(xlim=(1 / 17000, 1 / 130), ylim=CURVE_RANGE)
+    axes.set(xlim=(1 / 17000, 1 / 130), ylim=(0.395, 0.454))
 
 
-def point_out(axes, x: float, y: float) -> None:
-    """Mark the chosen point."""
+def point_out(axes, x: float, y: float, low: float) -> None:
+    """Mark the chosen point, with the word at the height `low`."""
     arrow = {"arrowstyle": "-|>", "color": RED, "shrinkA": 0, "shrinkB": 3}
-    axes.annotate(
-        "chosen", (x, y), (x, 0.3975), color=RED, ha="center", va="center", arrowprops=arrow
-    )
+    axes.annotate("chosen", (x, y), (x, low), color=RED, ha="center", va="center", arrowprops=arrow)
+
+
+def chance(axes) -> None:
+    """The chosen model epoch by epoch, the mean of its weights, and the exact minimum."""
+    results = read("results")
+    best, seed = results["best"], results["seed"]
+    curves = arrays("averages")  # seed, part, metric, learning rate, epoch
+    i = [run["seed"] for run in read("averages")["seeds"]].index(seed)
+    j = results["grid"]["learning_rates"].index(best["learning_rate"])
+    minimum = next(row for row in read("optimum")["splits"] if row["seed"] == seed)
+    epochs = np.arange(1, results["grid"]["epochs"] + 1)
+    for k, (part, colour) in enumerate({"validation": BLUE, "test": ORANGE}.items()):
+        last, mean = (curves[name][i, k, 0, j] for name in ("last", "mean"))
+        exact = minimum[part]["cross_entropy"]
+        axes.plot(epochs, last, ".-", color=colour, linewidth=0.6, markersize=2.5)
+        axes.plot(epochs, mean, color=colour, linewidth=2)
+        axes.plot([0, epochs[-1]], [exact, exact], color="black", linewidth=0.8, dashes=(4, 2))
+        axes.text(1.025 * epochs[-1], exact, "exact\nminimum", va="center", linespacing=0.9)
+        height = (0.4685, 0.434)[part == "validation"]  # free of curves
+        axes.text(0.25 * epochs[-1], height, f"{part} images", color=colour, va="center")
+    point_out(axes, best["epochs"], results["validation"]["cross_entropy"], 0.3985)
+    axes.set(xlim=(0, 1.22 * epochs[-1]), ylim=(0.396, 0.475))
+    axes.set_xticks(range(0, epochs[-1] + 1, math.ceil(epochs[-1] / 3)))
 
 
 def search() -> Figure:
-    """The one curve of all models, and beside it the chosen model epoch by epoch."""
-    best, grid = read("results")["best"], read("results")["grid"]
-    everything = arrays("curves")["cross_entropy"]
-    *model, epoch = np.unravel_index(everything.argmin(), everything.shape)
-    chosen = everything[tuple(model)]
-    figure = Figure((FULL_WIDTH, 5.6 * CM))
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    one_curve(left, marksize=3.4, legend="minibatches of")
+    """The one curve of all models, and beside it what chance does to the chosen one."""
+    grid = read("results")["grid"]
+    figure = Figure((FULL_WIDTH, 6 * CM))
+    left, right = figure.subplots(1, 2, width_ratios=(4, 5))
+    one_curve(left, marksize=4, legend="minibatches of")
     left.set_title("lowest validation cross-entropy of each model")
     left.set_xlabel("learning rate / minibatch size, 𝜀/𝑛")
-    *others, last = map(power, grid["alphas"])
-    left.text(1 / 1150, 0.4225, f"𝛼 = {last}", color=ALPHA_COLOURS[-1], ha="center", va="bottom")
-    left.text(1 / 10500, 0.405, "𝛼 =", ha="right", va="center")
-    for text, colour, step in zip(others, ALPHA_COLOURS, (1.08, 1.28, 1.95)):
-        left.text(step / 10500, 0.405, text, color=colour, va="center")
-    epochs = np.arange(1, len(chosen) + 1)
-    right.plot(epochs, chosen, ".-", color=BLUE, linewidth=0.8, markersize=3)
-    point_out(right, best["epochs"], chosen[epoch])
-    right.set_title("validation cross-entropy of the chosen model")
-    right.set(xlabel="epoch", xlim=(0, len(chosen) + 1))
-    right.tick_params(labelleft=False)
+    largest, best = grid["alphas"][-1], read("ratios")["alpha"]
+    left.text(1 / 4200, 0.431, f"𝛼 = {power(largest)}", color="#777777", ha="left")
+    left.text(1 / 11500, 0.4085, f"𝛼 = {power(best)}", ha="left")
+    chance(right)
+    right.set_title("cross-entropy of the chosen model")
+    right.set_xlabel("epoch")
     return figure
 
 
@@ -218,28 +224,31 @@ def confusion() -> Figure:
     axes = figure.subplots()
     cells(axes, mistakes, np.where(counts, counts, ""), right, 1.1 * mistakes.max())
     for true, accuracy in enumerate(counts.diagonal() / counts.sum(axis=1)):
-        axes.text(10.9, true + 0.5, f"{accuracy:.1%}", size=7.5, **CENTRED)
-    slanted = {"rotation": 55, "rotation_mode": "anchor", "ha": "left", "va": "baseline"}
+        axes.text(11.3, true + 0.5, f"{accuracy:.1%}", size=7.5, **CENTRED)
+    axes.text(11.3, -0.25, "correct", size=8, ha="center", va="bottom", weight="bold")
     axes.xaxis.tick_top()
-    axes.set_xticks([*np.arange(10) + 0.6, 11], [*CLASSES, "correct"], size=8, **slanted)
+    upright = {"rotation": 90, "ha": "center", "va": "bottom"}
+    axes.set_xticks(np.arange(10) + 0.5, CLASSES, size=8, **upright)
     axes.set_yticks(np.arange(10) + 0.5, CLASSES)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.tick_params(pad=2.5)
+    axes.set_xlim(0, 12)
     axes.invert_yaxis()
     return figure
 
 
 def weights() -> Figure:
     """The ten rows of W as images: blue raises the score of the class, orange lowers it."""
-    W, figure = arrays("model")["W"], Figure((8.9 * CM, 5.7 * CM), layout="none")
+    W, figure = arrays("model")["W"], Figure((8.9 * CM, 5.9 * CM), layout="none")
     bound = np.quantile(np.abs(W), 0.995)
     for k, name in enumerate(CLASSES):
         row, column = divmod(k, 5)
-        axes = figure.add_axes((0.01 + 0.2 * column, 0.6 - 0.39 * row, 0.18, 0.267))
+        axes = figure.add_axes((0.01 + 0.2 * column, 0.61 - 0.39 * row, 0.18, 0.27))
         shown = image(axes, W[k], SIGNED, -bound, bound)
-        axes.set_title(name, loc="center", size=7.5, pad=3)
-    bar = figure.add_axes((0.2, 0.12, 0.6, 0.03))
+        axes.set_title(name, loc="center", size=7.5, pad=4)
+    bar = figure.add_axes((0.3, 0.12, 0.6, 0.03))
+    figure.text(0.27, 0.135, "weight", size=7.5, ha="right", va="center")
     ticks = [-0.5, 0, 0.5]  # a few weights are beyond the ends
     figure.colorbar(shown, cax=bar, orientation="horizontal", ticks=ticks, extend="both")
     bar.set_xticklabels(["−0.5", "0", "+0.5"], size=7.5)
@@ -319,7 +328,7 @@ def logistic() -> Figure:
             axes.plot(t, expected, color="black", linewidth=0.7, dashes=(3, 3))
             side = "bottom" if name == "opposite" else "top"
             axes.text(1.5 * t[-1], values[-1], text, color=colour, va=side)
-    for axes, title in zip(panels, ("(a) loss 𝑓_{𝑡}", "(b) 𝑏_{𝑡}", "(c) length of 𝑤_{𝑡}")):
+    for axes, title in zip(panels, ("loss 𝑓_{𝑡}", "𝑏_{𝑡}", "length of 𝑤_{𝑡}")):
         axes.set(xscale="log", xlabel="step 𝑡", xlim=(1, t[-1]), ylim=(0, None), title=title)
         axes.set_xticks([1, 1e2, 1e4, 1e6], map(power, (1, 1e2, 1e4, 1e6)))
     panels[0].set(yscale="log", ylim=(1e-8, 2))
@@ -349,13 +358,13 @@ def card() -> Figure:
     W, alphas = arrays("model")["W"], read("results")["grid"]["alphas"]
     figure = Figure((10, 4.5), layout="none", facecolor="white")
     axes = figure.add_axes((0.07, 0.16, 0.44, 0.68))
-    one_curve(axes, marksize=5.5, legend="batch size")
+    one_curve(axes, marksize=8, legend="batch size")
     axes.set_xticks([1 / 6400, 1 / 1600, 1 / 400], ["1/6400", "1/1600", "1/400"])
     axes.set_xlabel("learning rate / batch size")
     axes.set_yticks([0.40, 0.42, 0.44])
     figure.text(0.01, 0.91, "Lowest validation cross-entropy", size=17)
-    axes.text(1 / 1100, 0.4235, f"α = {alphas[-1]}", color=ALPHA_COLOURS[-1], ha="center")
-    axes.text(1 / 15500, 0.403, f"α ≤ {alphas[-2]}", color="black")
+    axes.text(1 / 4300, 0.4325, f"α = {alphas[-1]}", color="#777777")
+    axes.text(1 / 15500, 0.405, f"α = {read('ratios')['alpha']}")
     figure.text(0.55, 0.91, "Weights of each class", size=17)
     bound = np.quantile(np.abs(W), 0.995)
     for k, name in enumerate(CLASSES):

@@ -33,13 +33,16 @@ def measure() -> tuple[dict, dict]:
 
 
 def neighbours_and_rivals(curves: Metrics) -> dict:
-    """The winner's cross-entropy one epoch earlier and later, and how near other models come."""
+    """The winner's cross-entropy in the epochs beside its own, and how near other models come."""
     values = curves.cross_entropy
     *model, epoch = best_point(curves)
-    assert 0 < epoch < values.shape[-1] - 1, "the winner has no epoch on one side; try more epochs"
     lowest, last = values.min(axis=-1), values.shape[-1] - LAST_EPOCHS
     return {
-        "before_and_after": [float(values[(*model, e)]) for e in (epoch - 1, epoch + 1)],
+        "before_and_after": [
+            float(values[(*model, e)])
+            for e in (epoch - 1, epoch + 1)
+            if e in range(values.shape[-1])
+        ],
         "models": lowest.size,
         "close": CLOSE,
         "models_close": int((lowest <= lowest.min() + CLOSE).sum()),

@@ -7,9 +7,29 @@ Each part can be run alone, for example by `python -m report.seeds`. No part nee
 that choice, which trains nothing, reads what seeds and optimum wrote.
 """
 
-from report import choice, gradient_check, logistic, optimum, rounding, seeds, winner
+from report import (
+    averages,
+    choice,
+    gradient_check,
+    logistic,
+    optimum,
+    ratios,
+    rounding,
+    seeds,
+    winner,
+)
 from report.shared import write
 
 if __name__ == "__main__":
-    for part in (winner, gradient_check, rounding, logistic, seeds, optimum, choice):
+    for part in (
+        winner,
+        gradient_check,
+        averages,
+        ratios,
+        rounding,
+        logistic,
+        seeds,
+        optimum,
+        choice,
+    ):
         write(part.NAME, part.measure)

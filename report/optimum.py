@@ -73,6 +73,11 @@ def certify(W, b, X, y, alpha: float) -> dict:
     }
 
 
+def cross_entropy_within(weights_within: float) -> float:
+    """How exact a cross-entropy is at least, by the bound in the docstring above."""
+    return 10 * 28 * math.sqrt(2) * weights_within
+
+
 def minimise(X, y, alpha: float, within: float) -> tuple[np.ndarray, np.ndarray]:
     """The float64 W and b of least loss: Newton's method from 0 until ‖dW‖/alpha <= `within`.
 

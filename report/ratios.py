@@ -28,6 +28,8 @@ def measure() -> tuple[dict, dict]:
     for batch_size in grid.batch_sizes:
         wanted = [float(f"{batch_size / ratio:.6g}") for ratio in n_per_epsilon]
         rates = tuple(sorted(rate for rate in wanted if (batch_size, rate) not in models))
+        if not rates:
+            continue
         more = Grid((batch_size,), rates, (best["alpha"],), grid.epochs)
         curves, _, _, _ = search(X, y, train, validation, more, seed)
         values = without_diverged(curves).min(axis=-1).ravel()

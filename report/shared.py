@@ -38,7 +38,8 @@ def write(name: str, measure: Callable[[], tuple[dict, dict]]) -> None:
     """Write what `measure` returns: facts to NAME.json, and arrays, if any, to NAME.npz."""
     start = time.monotonic()
     facts, found = measure()
-    text = json.dumps(facts, indent=1) + "\n"
+    # Not a number is an error here, where it was made, and not in the program that reads it.
+    text = json.dumps(facts, indent=1, allow_nan=False) + "\n"
     (RESULTS / f"{name}.json").write_text(text, encoding="utf-8", newline="\n")
     if found:
         np.savez_compressed(RESULTS / f"{name}.npz", **found)

@@ -1,4 +1,4 @@
-"""What the chosen model does on the test set, and how large its weights are.
+"""What the chosen model does on the test set, how large its weights are, and their sum over k.
 
 Writes report/results/winner.json.
 """
@@ -23,6 +23,7 @@ def measure() -> tuple[dict, dict]:
         **test_facts(W, b, X_test, y_test),
         "loss": float(loss(W, b, X[train], y[train], results["best"]["alpha"])),
         "norm_squared": float(np.square(W).sum()),
+        "largest_sum": float(np.abs(W.sum(axis=0, dtype=np.float64)).max()),
     }
     return facts, {}
 

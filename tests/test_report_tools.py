@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from report import choice, gradient_check, logistic, optimum, rounding, winner
-from softmax_sgd import Grid, Metrics, gradients, loss, sgd
+from report import averages, choice, gradient_check, logistic, optimum, rounding, shared, winner
+from softmax_sgd import Grid, Metrics, evaluate, gradients, loss, sgd
 
 
 @pytest.fixture
@@ -60,19 +60,57 @@ def test_gradient_check_accepts_the_gradients_and_sees_one_that_is_half_too_long
 # --- rounding -------------------------------------------------------------------------------------
 
 
-def test_in_float32_a_factor_near_1_loses_a_small_alpha_and_the_step_of_the_program_does_not(
-    small_problem,
-):
-    X, y, rng = small_problem
-    W, b = rng.normal(size=(10, X.shape[1])), rng.normal(size=10)
-    batches = [np.arange(len(X))] * 200
-    W, b, X = (values.astype(np.float32) for values in (W, b, X))
-    given = W, b, X, y, 1e-6, 0.02, batches  # 1 - 2e-8 is 1 in float32
-    assert rounding.effective_alpha(rounding.sgd_by_decay, *given) == pytest.approx(0, abs=0.01)
-    assert rounding.effective_alpha(sgd, *given) == pytest.approx(1, abs=0.02)
-    given = W, b, X, y, 1e-3, 0.02, batches
-    assert rounding.effective_alpha(sgd, *given) == pytest.approx(1, abs=0.02)
-    assert rounding.effective_alpha(rounding.sgd_by_decay, *given) == pytest.approx(1, abs=0.02)
+def test_differences_are_found_where_they_are():
+    right = np.zeros((2, 3, 4, 5))  # (n, ε, α, epoch)
+    ours = right.copy()
+    ours[1, 0, 2, 4], ours[0, 1, 3, 2] = -0.3, 0.1
+    facts = rounding.differences(ours, right, winner=(0, 1, 3, 2))
+    assert facts == {"largest": 0.3, "largest_by_alpha": [0, 0, 0.3, 0.1], "at_the_winner": 0.1}
+
+
+# --- averages -------------------------------------------------------------------------------------
+
+
+def test_the_mean_is_that_of_every_tenth_step_of_the_second_half_of_all_epochs(small_problem):
+    X, y, _ = small_problem
+    batches = [[np.array([i, i + 1]) for i in range(0, 18)] + [np.arange(20)] * 4] * 3  # 22 steps
+    rates = [0.1, 0.5]
+    parts = (X, y), (X[:7], y[:7])
+    last, mean = averages.train_and_average(X, y, parts, 0.01, rates, batches)
+    assert last.shape == mean.shape == (2, 2, 2, 3), "not (part, metric, learning rate, epoch)"
+    for j, rate in enumerate(rates):
+        W, b, kept = np.zeros((10, 4)), np.zeros(10), []
+        for epoch in range(3):
+            of_epoch = []
+            for steps in (10, 10, 2):  # the last ones of an epoch are fewer
+                done = 10 * len(of_epoch)
+                W, b = sgd(W, b, X, y, 0.01, rate, batches[epoch][done : done + steps])
+                of_epoch.append((W, b))
+            kept.append(of_epoch)
+        second_half = kept[1] + kept[2]  # of three epochs, the first is the first half
+        mean_W, mean_b = (np.mean(values, axis=0) for values in zip(*second_half, strict=True))
+        for i, part in enumerate(parts):
+            assert last[i, :, j, 2] == pytest.approx(evaluate(W, b, *part))
+            assert mean[i, :, j, 2] == pytest.approx(evaluate(mean_W, mean_b, *part))
+
+
+def test_parts_that_move_together_have_correlated_changes():
+    noise = np.array([0, 1, 0, 3, 1, 2]) / 100
+    last = np.zeros((2, 2, 3, 6))  # (part, metric, learning rate, epoch)
+    last[0, 0, 1], last[1, 0, 1] = 0.4 + noise, 0.5 + 2 * noise
+    facts = averages.compare(last, last + 0.1, chosen=1)
+    assert facts["correlation_of_changes"] == pytest.approx(1)
+    assert facts["last"]["lowest_by_learning_rate"] == pytest.approx([0, 0.4, 0])
+    after = facts["mean"]["after_all_epochs"]
+    assert after["validation"]["cross_entropy"] == pytest.approx(0.4 + 0.02 + 0.1)
+    assert after["test"]["cross_entropy"] == pytest.approx(0.5 + 0.04 + 0.1)
+
+
+def test_a_result_that_is_not_a_number_is_an_error_where_it_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "RESULTS", tmp_path)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        shared.write("part", lambda: ({"share": math.nan}, {}))
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- optimum --------------------------------------------------------------------------------------
@@ -140,6 +178,8 @@ def test_neighbours_and_rivals_are_those_of_the_lowest_point():
     assert facts["models_close"] == 2  # the winner and the rival, as choice.CLOSE is 0.005
     # Equal values count in the first epoch, so only the rival has its lowest value late.
     assert facts["lowest_in_last_epochs"] == 1
+    values[0, 1, 0, 6] = 0.3  # a winner in the last epoch has one neighbour
+    assert choice.neighbours_and_rivals(Metrics(values, values))["before_and_after"] == [0.6]
 
 
 def test_the_best_average_is_centred_on_its_epoch():
