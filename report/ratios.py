@@ -4,6 +4,8 @@ of the winner on. Of these ratios, the grid itself has most with one batch size 
 alpha and the seed are those of the winner. Writes report/results/ratios.json.
 """
 
+import math
+
 import numpy as np
 
 from report.shared import arrays, data, read, rows_of, write
@@ -34,21 +36,32 @@ def measure() -> tuple[dict, dict]:
         curves, _, _, _ = search(X, y, train, validation, more, seed)
         values = without_diverged(curves).min(axis=-1).ravel()
         models |= {(batch_size, rate): float(v) for rate, v in zip(rates, values, strict=True)}
-    groups = {
-        ratio: [v for (n, epsilon), v in models.items() if np.isclose(n / epsilon, ratio)]
+    return {"alpha": best["alpha"], **describe(models, n_per_epsilon)}, {}
+
+
+def describe(models: dict[tuple[int, float], float], n_per_epsilon: list[float]) -> dict:
+    """All models; those of the first and of the last n/epsilon by n; and the spread of each.
+
+    n/epsilon ascends, so its first value is the largest ratio.
+    """
+    rows = [
+        {"batch_size": n, "learning_rate": epsilon, "lowest": value}
+        for (n, epsilon), value in sorted(models.items())
+    ]
+    groups = [
+        [row for row in rows if math.isclose(row["batch_size"] / row["learning_rate"], ratio)]
         for ratio in n_per_epsilon
-    }
-    facts = {
-        "alpha": best["alpha"],
-        "models": [
-            {"batch_size": n, "learning_rate": epsilon, "lowest": value}
-            for (n, epsilon), value in models.items()
-        ],
+    ]
+    return {
+        "models": rows,
         "n_per_epsilon": n_per_epsilon,
-        "spreads": [float(np.ptp(values)) for values in groups.values()],
-        "means": [float(np.mean(values)) for values in groups.values()],
+        "first": groups[0],
+        "last": groups[-1],
+        "spreads": [float(np.ptp([row["lowest"] for row in group])) for group in groups],
+        "largest_n_is_worst": [
+            max(group, key=lambda row: row["lowest"]) == group[-1] for group in groups
+        ],
     }
-    return facts, {}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from report import averages, choice, gradient_check, logistic, optimum, rounding, shared, winner
+from report import (
+    averages,
+    choice,
+    gradient_check,
+    logistic,
+    optimum,
+    ratios,
+    rounding,
+    shared,
+    winner,
+)
 from softmax_sgd import Grid, Metrics, evaluate, gradients, loss, sgd
 
 
@@ -66,6 +76,18 @@ def test_differences_are_found_where_they_are():
     ours[1, 0, 2, 4], ours[0, 1, 3, 2] = -0.3, 0.1
     facts = rounding.differences(ours, right, winner=(0, 1, 3, 2))
     assert facts == {"largest": 0.3, "largest_by_alpha": [0, 0, 0.3, 0.1], "at_the_winner": 0.1}
+
+
+# --- ratios ---------------------------------------------------------------------------------------
+
+
+def test_the_models_of_a_ratio_are_put_together():
+    models = {(8, 0.1): 0.5, (16, 0.2): 0.7, (16, 0.1): 0.4, (8, 0.05): 0.45}
+    facts = ratios.describe(models, [80.0, 160.0])
+    assert [row["lowest"] for row in facts["first"]] == [0.5, 0.7]
+    assert [row["lowest"] for row in facts["last"]] == [0.45, 0.4]
+    assert facts["spreads"] == pytest.approx([0.2, 0.05])
+    assert facts["largest_n_is_worst"] == [True, False]
 
 
 # --- averages -------------------------------------------------------------------------------------
