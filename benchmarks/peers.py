@@ -34,7 +34,7 @@ from typing import NamedTuple
 import numpy as np
 
 from download_data import DATA
-from softmax_sgd import CLASSES, Grid, load, minibatches, search, split
+from softmax_sgd import BLAS_THREADS, CLASSES, Grid, load, minibatches, search, split
 
 SEED = 0
 GRID = Grid(epochs=1)
@@ -262,8 +262,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON")
     options = parser.parse_args()
 
-    for library in ("OPENBLAS", "MKL", "OMP"):  # NumPy and PyTorch read these when they start
-        os.environ[f"{library}_NUM_THREADS"] = "1"
+    for variable in BLAS_THREADS:  # NumPy and PyTorch read these when they start
+        os.environ[variable] = "1"
     spawn = multiprocessing.get_context("spawn")  # a fresh Python
     processes = [ProcessPoolExecutor(1, spawn, prepare, (each,)) for each in CONTENDERS]
     seconds = np.empty((options.rounds + 1, len(CONTENDERS)))
