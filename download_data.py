@@ -31,7 +31,7 @@ TIMEOUT = 15  # seconds, to connect and between two pieces of data
 
 
 class UserError(Exception):
-    """Something that the user can mend. The message is a line for the user."""
+    """Something that the user can fix. The message is a line for the user."""
 
 
 class Unreachable(Exception):
@@ -106,7 +106,7 @@ def ensure(data_dir: str | os.PathLike = DATA, mirror: str | None = None) -> Pat
 
 def mismatch(path: Path, file: File) -> str:
     """What is wrong with the file at `path`; an empty string if it is right."""
-    if not os.path.isfile(path):  # a folder, a broken link, or a pipe, which could be read for ever
+    if not os.path.isfile(path):  # a folder, a broken link, or a pipe, whose reading may never end
         return f"{path.name} is not a file"
     try:
         content = path.read_bytes()
@@ -121,7 +121,7 @@ def mismatch(path: Path, file: File) -> str:
 def fetch(files: list[File], data_dir: Path, folder: Path, mirror: str | None) -> list[File]:
     """Fetch the files by way of the temporary `folder`; return those that are still missing."""
     missing = list(files)
-    handled = sys.exc_info()[1]  # what our caller is just handling, if anything
+    handled = sys.exc_info()[1]  # our caller's error, if this is called in an `except` block
     to_try = sources(mirror)
     for i, (name, source) in enumerate(to_try):
         then = f"; next: {to_try[i + 1][0]}" if i + 1 < len(to_try) else ""
@@ -149,7 +149,8 @@ def fetch(files: list[File], data_dir: Path, folder: Path, mirror: str | None) -
 def first_cause(error: BaseException, handled: BaseException | None) -> str:
     """The message of the root cause: "Name or service not known", not "Max retries exceeded".
 
-    `handled` is what was being handled before. Python takes it for a cause, but it is none.
+    Python chains an error that was being handled before to the first one here; `handled`, if that
+    is the case, is no cause.
     """
     while True:
         cause = error.__cause__ if error.__suppress_context__ else error.__context__
@@ -167,8 +168,8 @@ def show(line: str, live: bool = False) -> None:
     """Print a line on stderr.
 
     On a terminal, the next line overwrites a live one. Elsewhere, a live line is printed only if
-    nothing was printed for ten seconds. If stderr is closed or full, the line is lost: what was to
-    be told goes on.
+    nothing was printed for ten seconds. If stderr is closed or full, the line is lost and the
+    program goes on.
     """
     global last_shown
     if sys.stderr is None:
@@ -217,7 +218,7 @@ def from_system(file: File, path: Path) -> None:
 
 def from_zalando(file: File, path: Path) -> None:
     idx = path.with_suffix(".gz")
-    # Compressed, a file is smaller than its .npy, whose size is thus a limit.
+    # Compressed, a file is smaller than its .npy file, so the size of that is a safe limit.
     download(ZALANDO + file.idx_name, idx, file.size)
     write_npy(file, idx, path)
 
@@ -228,7 +229,7 @@ def from_package(file: File, path: Path) -> None:
     if not folder.exists():
         show(f"downloading {PACKAGE} from the system's package mirror", live=True)
         folder.mkdir()
-        apt_get = 'apt-get -q -o "Dir::State=$PWD" -o "Dir::Cache=$PWD"'  # $PWD is the folder
+        apt_get = 'apt-get -q -o "Dir::State=$PWD" -o "Dir::Cache=$PWD"'  # in the folder
         # The update fails if any repository is down, even if another has the package, so go on.
         script = f"{apt_get} update; {apt_get} download {PACKAGE} && dpkg-deb -x *.deb ."
         how = {"cwd": folder, "capture_output": True, "text": True, "errors": "replace"}
@@ -240,13 +241,13 @@ def from_package(file: File, path: Path) -> None:
 
 def write_npy(file: File, idx: Path, path: Path) -> None:
     """Convert a gzipped IDX file to the bytes of the course's .npy file."""
-    import numpy as np  # not above, as whoever imports this may import softmax_sgd before NumPy
+    import numpy as np  # not at the top: softmax_sgd must come before NumPy, this module need not
 
     # A header has 4 bytes, and 4 for each dimension: n, or n x 28 x 28 if these are images.
     header = 16 if len(file.shape) == 2 else 8
     with gzip.open(idx) as content:
-        # A right file has one byte for a value, the .npy file four. So this reads all of a right
-        # file, and of a gzip bomb no more than that.
+        # A right file has one byte for a value, its .npy file four. So this limit is high enough,
+        # and it ends a gzip bomb.
         values = np.frombuffer(content.read(file.size), np.uint8, offset=header)
     np.save(path, values.reshape(file.shape).astype(file.dtype))
 
@@ -259,7 +260,7 @@ def download(url: str, path: Path, limit: int) -> None:
 
         response = requests.get(url, stream=True, timeout=TIMEOUT, headers=headers)
     except (ImportError, OSError) as error:  # the errors of requests are OSErrors
-        raise Unreachable from error
+        raise Unreachable from error  # whose message first_cause shows
     with response:
         response.raise_for_status()
         expected = int(response.headers.get("Content-Length", limit))
@@ -276,10 +277,13 @@ def download(url: str, path: Path, limit: int) -> None:
 
 
 def folder_path(text: str) -> Path:
-    """An argparse type. An empty text, such as an unset variable, would be the current folder."""
+    """An argparse type. An empty text, such as an unset variable, would be the current folder.
+
+    Absolute, so that it stays the same folder whatever becomes of the current one.
+    """
     if not text:
         raise argparse.ArgumentTypeError("a folder is expected, not an empty text")
-    return Path(text)
+    return Path(text).absolute()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -19,9 +19,9 @@ For an image x, the model predicts the probability of each class k:
 
     ŷ_k = exp z_k / Σ_j exp z_j,    z = Wx + b                                            (1)
 
-Row k of W is the assignment's w⁽ᵏ⁾, so this W is the transpose of its W. Training minimises the
-regularised cross-entropy of n examples. The images are the rows of X; the one-hot labels and the
-probabilities are the columns of Y and Ŷ:
+Row k of W is the assignment's w⁽ᵏ⁾: W is the transpose of the assignment's W. Training minimises
+the regularised cross-entropy of n examples. Images are the rows of X; their one-hot labels and
+probabilities are the columns of Y and Ŷ, as W Xᵀ has a column for each image:
 
     loss(W, b) = −1/n Σ_i Σ_k Y_ki log Ŷ_ki + α/2 ‖W‖²                                    (2)
 
@@ -43,13 +43,14 @@ Shapes, for n examples of m pixels and c classes:
 
 Models that share a batch size are trained together, as a *stack*, because one tall matrix product
 is faster than many small ones. For K models, all but X, y and Y have one more axis, in front: W is
-(K, c, m), b (K, c), Ŷ (K, c, n), and alpha (K,). W[k] is one model.
+(K, c, m), b (K, c), Ŷ (K, c, n), and alpha and all other numbers (K,). W[0] is the first model.
 """
 
 import os
 import sys
 
-# Each stack has its own thread, so BLAS needs only one. It reads this when NumPy is first imported.
+# Each stack has its own thread, so BLAS needs only one. It reads these variables once, when NumPy
+# is first imported.
 BLAS_THREADS = (
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -59,7 +60,7 @@ BLAS_THREADS = (
 if "numpy" not in sys.modules:
     for variable in BLAS_THREADS:
         os.environ.setdefault(variable, "1")
-# Too late, and not set by the user, either: then `search` warns.
+# True if NumPy was imported first, and the user has set none of them; `search` then warns.
 BLAS_IS_SLOW = not any(variable in os.environ for variable in BLAS_THREADS)
 
 import argparse
@@ -84,7 +85,7 @@ from download_data import DATA, UserError, ensure, folder_path, show
 
 CLASSES = 10
 MAX_STACK = 16  # models in a stack; larger stacks are no faster
-RESULT_FILES = ("model.npz", "curves.npz", "results.json")
+RESULT_FILES = ("model.npz", "curves.npz", "results.json")  # in this order: see save
 
 # --- Data -----------------------------------------------------------------------------------------
 
@@ -121,7 +122,7 @@ def load_part(data_dir: str | os.PathLike, part: str) -> tuple[np.ndarray, np.nd
         )
     if len(y) != len(X):
         raise UserError(f"{labels}: {len(y)} labels for {len(X)} images")
-    # Comparisons with NaN are false. If no pixel exceeds 16, they have another scale, such as 0..1.
+    # False if a pixel is NaN. A largest pixel of at most 16 means another scale, such as 0..1.
     if not (X.min() >= 0 and 16 < X.max() <= 255):
         raise UserError(
             f"{images}: pixels from {X.min()} to {X.max()}; 0 to 255 are expected, as they "
@@ -142,12 +143,12 @@ def read_npy(path: Path) -> np.ndarray:
     """Read an array of real numbers. Nothing is unpickled, as that could run a hostile program."""
     try:
         with open(path, "rb") as file:
-            # np.load would take another format for a pickle, and advise allow_pickle=True.
+            # np.load would take any other format for a pickle, and advise allow_pickle=True.
             if file.read(6) != np.lib.format.MAGIC_PREFIX:
                 raise ValueError("not in the format .npy, which np.save writes")
             file.seek(0)
             array = np.lib.format.read_array(file, allow_pickle=False)
-            if file.read(1):  # as if line ends were converted in a transfer: all pixels are shifted
+            if file.read(1):  # as after a transfer that turned \n into \r\n, and shifted all pixels
                 raise ValueError("more bytes than its header says; copy or save it again")
     except FileNotFoundError:
         raise UserError(
@@ -155,10 +156,10 @@ def read_npy(path: Path) -> np.ndarray:
             ".npy. To fetch Fashion-MNIST into a folder DIR: download_data.py --data-dir DIR"
         ) from None
     except Exception as error:  # for a damaged header, NumPy raises half a dozen types
-        # Without what NumPy then advises: to trust the file and unpickle it.
+        # NumPy goes on to advise allow_pickle=True; that is cut off.
         message = str(error).partition("\n")[0].partition(" when allow_pickle")[0]
         raise UserError(f"{path}: cannot be read: {message}") from None
-    if array.dtype.kind not in "buif":
+    if array.dtype.kind not in "buif":  # bool, unsigned, int, float
         raise UserError(f"{path}: holds {array.dtype}, not real numbers")
     return array
 
@@ -197,16 +198,12 @@ def softmax(W, b, X) -> np.ndarray:
     return exp_Z / exp_Z.sum(axis=-2, keepdims=True)
 
 
-def true_class(y, X) -> tuple:
-    """The index of the entries of Z or Ŷ at which the one-hot Y is 1: row y[i] of column i.
-
-    Raises ValueError if y does not have one label for each image of X.
-    """
+def check_labels(y, X) -> None:
+    """Raise ValueError unless y has one label for each image of X: NumPy would broadcast others."""
     if np.shape(y) != (len(X),):
         raise ValueError(
             f"y has the shape {np.shape(y)}; for {len(X)} images, ({len(X)},) is expected"
         )
-    return ..., y, np.arange(len(X))
 
 
 class Metrics(NamedTuple):
@@ -217,26 +214,32 @@ class Metrics(NamedTuple):
 
 
 def evaluate(W, b, X, y) -> Metrics:
-    """The unregularised cross-entropy, from -log ŷ_y = log(Σ_j exp z_j) - z_y, and the accuracy."""
+    """The unregularised cross-entropy, and the accuracy.
+
+    The loss of an image of class k is -log ŷ_k = log(Σ_j exp z_j) - z_k.
+    """
+    check_labels(y, X)
     Z = logits(W, b, X)
-    losses = np.log(np.exp(Z).sum(axis=-2)) - Z[true_class(y, X)]
+    losses = np.log(np.exp(Z).sum(axis=-2)) - Z[..., y, np.arange(len(y))]
     correct = Z.argmax(axis=-2) == y
-    # The mean in float64, as the search must tell models apart that hardly differ.
+    # The mean in float64, as the search must tell nearly equal models apart.
     return Metrics(losses.mean(axis=-1, dtype=np.float64), correct.mean(axis=-1))
 
 
 def loss(W, b, X, y, alpha) -> np.ndarray:
-    """The regularised cross-entropy (2). SGD only needs its gradients; tests check them by it."""
+    """The regularised cross-entropy (2). SGD does not need it; tests check the gradients by it."""
     return evaluate(W, b, X, y).cross_entropy + alpha / 2 * np.square(W).sum(axis=(-2, -1))
 
 
 def gradients(W, b, X, y, alpha) -> tuple[np.ndarray, np.ndarray]:
     """dW and db of equation (3)."""
+    check_labels(y, X)
     D = softmax(W, b, X)
-    D[true_class(y, X)] -= 1  # now Ŷ − Y
+    D[..., y, np.arange(len(y))] -= 1  # now Ŷ − Y, as Y is 1 in row y[i] of column i, and else 0
     D /= len(X)
     dW = product(D, X)
-    dW += np.asarray(alpha, D.dtype)[..., None, None] * W  # in place, as dW is large
+    alpha = np.asarray(alpha, dW.dtype)[..., None, None]  # one number for each matrix (c, m)
+    dW += alpha * W  # in place, as dW is large
     return dW, D.sum(axis=-1)
 
 
@@ -256,12 +259,13 @@ def minibatches(rows, batch_size: int, rng: np.random.Generator) -> Iterator[np.
 def sgd(W, b, X, y, alpha, learning_rate, batches: Iterable) -> tuple[np.ndarray, np.ndarray]:
     """W and b after one step (4) for each batch; a batch is an array of row numbers of X and y."""
     W, b = W.copy(), b.copy()  # the caller keeps its own
-    rate = np.asarray(learning_rate, W.dtype)[..., None]
+    rate_b = np.asarray(learning_rate, W.dtype)[..., None]  # one number for each vector (c,)
+    rate_W = rate_b[..., None]  # and for each matrix (c, m)
     for rows in batches:
         dW, db = gradients(W, b, X[rows], y[rows], alpha)
-        dW *= rate[..., None]  # in place, as dW is large
+        dW *= rate_W  # in place, as dW is large
         W -= dW
-        b -= rate * db
+        b -= rate_b * db
     return W, b
 
 
@@ -289,7 +293,7 @@ class Grid(NamedTuple):
 class Stack:
     """K models with the same batch size, trained together on the same minibatches.
 
-    `learning_rates` and `alphas` have the shape (K,): those of model k are at index k.
+    `learning_rates` and `alphas` have the shape (K,): one of each for each model.
     """
 
     def __init__(self, m, dtype, seed, batch_size, learning_rates, alphas):
@@ -310,6 +314,7 @@ class Stack:
         Returns the validation metrics.
         """
         batches = minibatches(rows, self.batch_size, self.rng)
+        # After Ctrl-C, no more of them: see search.
         batches = itertools.takewhile(lambda batch: not stop.is_set(), batches)
         with np.errstate(all="ignore"):  # models may diverge
             self.W, self.b = sgd(self.W, self.b, X, y, self.alphas, self.learning_rates, batches)
@@ -326,10 +331,11 @@ def search(
 ) -> tuple[Metrics, tuple[int, ...], np.ndarray, np.ndarray]:
     """Train all models of the grid on the rows `train`; evaluate them on `validation` every epoch.
 
-    Returns the validation metrics of all models after all epochs, with the axes `grid.axes()`; and,
-    of the best model at its best epoch, the indices in them, W (c, m) and b (c,). Calls `progress`
-    after every epoch with the number of epochs done and the lowest cross-entropy so far. Raises
-    FloatingPointError if every model diverges.
+    Returns four things: the curves, which are the validation metrics of all models after all
+    epochs, with the axes `grid.axes()`; the point, which is the indices in them of the best model
+    at its best epoch; and its W (c, m) and b (c,). Calls `progress` after every epoch with the
+    number of epochs done and the lowest cross-entropy so far. Raises FloatingPointError if every
+    model diverges.
     """
     if BLAS_IS_SLOW:
         warnings.warn(
@@ -338,8 +344,8 @@ def search(
             stacklevel=2,
         )
     pairs = np.array(list(itertools.product(grid.learning_rates, grid.alphas)))
-    # The number of stacks for each batch size. How models are stacked changes their last digits, so
-    # it may not depend on the number of cores.
+    # The number of stacks for each batch size. It must not depend on the number of cores, because
+    # the last digits of a model depend on its stack.
     n_stacks = math.ceil(len(pairs) / MAX_STACK)
     if len(grid.batch_sizes) == 1:  # a single stack would keep only one core busy
         n_stacks = min(max(n_stacks, 2), len(pairs))
@@ -358,7 +364,8 @@ def search(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             for epoch in range(1, grid.epochs + 1):
-                history.append(np.concatenate(list(pool.map(train_one_epoch, stacks)), axis=1))
+                metrics = list(pool.map(train_one_epoch, stacks))  # each is two rows of K numbers
+                history.append(np.concatenate(metrics, axis=1))
                 progress(epoch, min(stack.lowest.min() for stack in stacks))
         except KeyboardInterrupt:
             # Do not wait for the end of the epoch, and let no second Ctrl-C disturb the end.
@@ -369,9 +376,11 @@ def search(
             raise
 
     shape = tuple(len(values) for values in grid.axes().values())
-    curves = Metrics(*np.stack(history, axis=-1).reshape(2, *shape))
+    cross_entropy, accuracy = np.stack(history, axis=-1)  # (models, epochs)
+    curves = Metrics(cross_entropy.reshape(shape), accuracy.reshape(shape))
     point = best_point(curves)
     winner = np.ravel_multi_index(point[:-1], shape[:-1])  # its number among the models
+    # Each stack has kept its models as they were at their lowest, so the winner's are of its point.
     W = np.concatenate([stack.best_W for stack in stacks])[winner]
     b = np.concatenate([stack.best_b for stack in stacks])[winner]
     return curves, point, W, b
@@ -418,7 +427,7 @@ def run_experiment(options: argparse.Namespace) -> None:
         )
     counts = {"training": len(train), "validation": len(validation), "test": len(X_test)}
     axes = grid.axes()
-    # Results that are only printed need stdout: if that fails, then now. Saved ones do not.
+    # Without --output, the results are only printed: if stdout is full or closed, fail now.
     with contextlib.suppress(OSError) if options.output else contextlib.nullcontext():
         print(
             "Images: " + ", ".join(f"{count} {part}" for part, count in counts.items()),
@@ -546,6 +555,7 @@ def save(folder: Path, results: dict, grid: Grid, curves: Metrics, W, b) -> None
     """
     new = folder  # until there is a temporary folder
     try:
+        folder.mkdir(parents=True, exist_ok=True)  # it may have been deleted
         new = Path(tempfile.mkdtemp(prefix="results-", dir=folder))
         np.savez(new / "model.npz", W=W, b=b)
         np.savez(new / "curves.npz", **curves._asdict(), **grid._asdict())
@@ -559,13 +569,13 @@ def save(folder: Path, results: dict, grid: Grid, curves: Metrics, W, b) -> None
         new.rmdir()
     except OSError as error:
         raise UserError(
-            f"the results cannot be written to {folder}: {error}. What could be is in {new}"
+            f"the results cannot be written to {folder}: {error}. What was written is in {new}"
         ) from None
     show(f"Wrote results.json, model.npz and curves.npz to {folder}")
 
 
 def try_to_save(folder: Path) -> None:
-    """Do now what `save` will do, so that it cannot fail after the search. Raises OSError.
+    """Do now what `save` will do, so that it hardly fails after the search. Raises OSError.
 
     Each file that is already there is replaced by a copy of itself.
     """
@@ -573,7 +583,8 @@ def try_to_save(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         for name in RESULT_FILES:
             if os.path.lexists(folder / name):
-                os.replace(shutil.copy2(folder / name, temporary), folder / name)
+                copy = shutil.copy2(folder / name, temporary)
+                os.replace(copy, folder / name)
 
 
 def number(kind: type, valid: Callable, wanted: str) -> Callable[[str], float]:
@@ -642,8 +653,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = parse_arguments(argv)
     try:
+        options = parse_arguments(argv)
         # Some NumPys for macOS warn of floating-point errors that did not happen. This does not
         # reach the threads of the search: see train_epoch.
         with np.errstate(all="ignore"):
@@ -653,7 +664,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(1)
     except OSError as error:  # of print: a full disk, or a closed pipe, as by `| head -1`
         show(f"softmax_sgd.py: stdout: {error.strerror}")
-        # Otherwise Python tries once more when it ends, and complains.
+        # Otherwise Python flushes it once more when it ends, and complains.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:

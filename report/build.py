@@ -156,7 +156,7 @@ def one_curve(axes, marksize: float, legend: str) -> None:
         own = [(m["learning_rate"] / n, m["lowest"]) for m in models if m["batch_size"] == n]
         axes.plot(*zip(*sorted(own), strict=True), mark + "-", color=colour, label=n, **look)
     axes.legend(
-        title=legend, loc=(0.3, 0.73), ncols=4, frameon=False,
+        title=legend, loc=(0.2, 0.73), ncols=4, frameon=False,
         columnspacing=0.8, handletextpad=0.4, handlelength=1.2,
     )  # fmt: skip
     best = read("results")["best"]

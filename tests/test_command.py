@@ -428,6 +428,22 @@ def test_results_that_cannot_be_moved_to_their_place_are_kept_where_the_last_lin
     assert not (output / "results.json").exists()
 
 
+def test_a_folder_that_is_deleted_during_the_search_is_made_again(own_files, tmp_path, monkeypatch):
+    """And the current folder may be another by then."""
+    (tmp_path / "elsewhere").mkdir()
+
+    def search_and_then(*arguments):
+        found = search(*arguments)
+        shutil.rmtree(tmp_path / "results")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        return found
+
+    monkeypatch.setattr("softmax_sgd.search", search_and_then)
+    monkeypatch.chdir(tmp_path)
+    main([*map(str, ONE_MODEL), "--data-dir", own_files.name, "--output", "results"])
+    assert sorted(os.listdir(tmp_path / "results")) == NAMES
+
+
 def test_without_output_nothing_is_written(own_files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
