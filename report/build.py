@@ -152,7 +152,7 @@ def one_curve(axes, marksize: float, legend: str) -> None:
         grid["batch_sizes"], cycle(SIZE_COLOURS), cycle(SIZE_MARKS), with_largest_alpha
     ):
         rates = np.array(grid["learning_rates"])
-        axes.plot(rates / n, above, mark + "-", color="#999999", **look)
+        axes.plot(rates / n, above, mark + "--", color="#999999", **look)
         own = [(m["learning_rate"] / n, m["lowest"]) for m in models if m["batch_size"] == n]
         axes.plot(*zip(*sorted(own), strict=True), mark + "-", color=colour, label=n, **look)
     axes.legend(
@@ -191,10 +191,10 @@ def chance(axes) -> None:
         axes.plot(epochs, mean, color=colour, linewidth=2)
         axes.plot([0, epochs[-1]], [exact, exact], color="black", linewidth=0.8, dashes=(4, 2))
         axes.text(1.025 * epochs[-1], exact, "exact\nminimum", va="center", linespacing=0.9)
-        height = (0.4685, 0.434)[part == "validation"]  # free of curves
-        axes.text(0.25 * epochs[-1], height, f"{part} images", color=colour, va="center")
-    point_out(axes, best["epochs"], results["validation"]["cross_entropy"], 0.3985)
-    axes.set(xlim=(0, 1.22 * epochs[-1]), ylim=(0.396, 0.475))
+        x, y = {"validation": (0.02, 0.4), "test": (0.25, 0.4685)}[part]  # free of curves
+        axes.text(x * epochs[-1], y, f"{part} images", color=colour, va="center")
+    point_out(axes, best["epochs"], results["validation"]["cross_entropy"], 0.3975)
+    axes.set(xlim=(0, 1.22 * epochs[-1]), ylim=(0.394, 0.475))
     axes.set_xticks(range(0, epochs[-1] + 1, math.ceil(epochs[-1] / 3)))
 
 
@@ -205,7 +205,7 @@ def search() -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(4, 5))
     one_curve(left, marksize=4, legend="minibatches of")
     left.set_title("lowest validation cross-entropy of each model")
-    left.set_xlabel("learning rate / minibatch size, 𝜀/𝑛")
+    left.set_xlabel("learning rate / minibatch size, 𝜀/𝑛 (logarithmic)")
     largest, best = grid["alphas"][-1], read("ratios")["alpha"]
     left.text(1 / 4200, 0.431, f"𝛼 = {power(largest)}", color="#777777", ha="left")
     left.text(1 / 11500, 0.4085, f"𝛼 = {power(best)}", ha="left")
@@ -372,9 +372,9 @@ def card() -> Figure:
         left, low = 0.55 + 0.113 * column, 0.655 - 0.29 * row
         image(figure.add_axes((left, low, 0.0945, 0.21)), W[k], SIGNED, -bound, bound)
         figure.text(left + 0.047, low - 0.05, name, ha="center", size=12.5)
-    figure.text(0.785, 0.21, "ink on blue speaks", size=13, color=BLUE)
+    figure.text(0.785, 0.21, "bright on blue speaks", size=13, color=BLUE)
     figure.text(0.785, 0.155, "for the class,", size=13, color=BLUE)
-    figure.text(0.785, 0.1, "ink on orange against", size=13, color=ORANGE)
+    figure.text(0.785, 0.1, "bright on orange, against", size=13, color=ORANGE)
     return figure
 
 

@@ -197,6 +197,7 @@ def test_neighbours_and_rivals_are_those_of_the_lowest_point():
     values[0, 1, 0, 6] = 0.404
     facts = choice.neighbours_and_rivals(Metrics(values, values))
     assert facts["before_and_after"] == [0.52, 0.51]
+    assert facts["runner_up"] == pytest.approx(0.004)
     assert facts["models_close"] == 2  # the winner and the rival, as choice.CLOSE is 0.005
     # Equal values count in the first epoch, so only the rival has its lowest value late.
     assert facts["lowest_in_last_epochs"] == 1
@@ -213,16 +214,15 @@ def test_the_best_average_is_centred_on_its_epoch():
     assert point == {"epochs_averaged": 5, **expected}
 
 
-def test_the_flattery_is_what_the_winner_loses_on_the_test_beyond_what_the_minimum_loses():
+def test_a_rise_is_the_mean_over_the_splits_from_validation_to_test():
     def metrics(validation, test):
         parts = {"validation": validation, "test": test}
-        return {"alpha": 0.1} | {part: {"cross_entropy": value} for part, value in parts.items()}
+        return {part: {"cross_entropy": value} for part, value in parts.items()}
 
     runs = [metrics(0.40, 0.45), metrics(0.42, 0.44)]
-    optima = [metrics(0.41, 0.44), metrics(0.43, 0.44)]
-    facts = choice.flattery(runs, optima)
-    assert facts["mean"] == pytest.approx(0.015)  # the mean of 0.05 - 0.03 and 0.02 - 0.01
-    assert facts["standard_error"] == pytest.approx(0.005)
+    averages = [{"mean": {"after_all_epochs": metrics(0.40, 0.43)}}] * 2
+    facts = choice.rises(runs, averages, [metrics(0.41, 0.44), metrics(0.43, 0.44)])
+    assert facts == pytest.approx({"winner": 0.035, "mean": 0.03, "minimum": 0.02})
 
 
 # --- logistic -------------------------------------------------------------------------------------
