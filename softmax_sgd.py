@@ -298,7 +298,7 @@ class Stack:
 
     def __init__(self, m, dtype, seed, batch_size, learning_rates, alphas):
         self.batch_size = batch_size
-        self.learning_rates, self.alphas = learning_rates, alphas
+        self.learning_rates, self.alphas = learning_rates.copy(), alphas.copy()  # its own
         # Seeded so that a model sees the same minibatches whatever else is in the grid.
         self.rng = np.random.default_rng([seed, batch_size])
         # The loss is convex, so any starting point will do; we use zero.

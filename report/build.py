@@ -160,19 +160,22 @@ def one_curve(axes, marksize: float, legend: str) -> None:
         columnspacing=0.8, handletextpad=0.4, handlelength=1.2,
     )  # fmt: skip
     best = read("results")["best"]
-    x, y = best["learning_rate"] / best["batch_size"], read("results")["validation"]
-    point_out(axes, x, y["cross_entropy"], 0.3975)
+    x = best["learning_rate"] / best["batch_size"]
+    y = read("results")["validation"]["cross_entropy"]
+    point_out(axes, x, y)
     ticks = 1 / np.array([12800, 3200, 800, 200])
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"1/{1 / tick:.0f}" for tick in ticks])
-    axes.set(xlim=(1 / 17000, 1 / 130), ylim=(0.395, 0.454))
+    axes.set(xlim=(1 / 17000, 1 / 130), ylim=(y - 0.0086, with_largest_alpha.max() + 0.004))
 
 
-def point_out(axes, x: float, y: float, low: float) -> None:
-    """Mark the chosen point, with the word at the height `low`."""
+def point_out(axes, x: float, y: float) -> None:
+    """Mark the chosen point from below."""
     arrow = {"arrowstyle": "-|>", "color": RED, "shrinkA": 0, "shrinkB": 3}
-    axes.annotate("chosen", (x, y), (x, low), color=RED, ha="center", va="center", arrowprops=arrow)
+    axes.annotate(
+        "chosen", (x, y), (x, y - 0.0061), color=RED, ha="center", va="center", arrowprops=arrow
+    )
 
 
 def chance(axes) -> None:
@@ -191,10 +194,11 @@ def chance(axes) -> None:
         axes.plot(epochs, mean, color=colour, linewidth=2)
         axes.plot([0, epochs[-1]], [exact, exact], color="black", linewidth=0.8, dashes=(4, 2))
         axes.text(1.025 * epochs[-1], exact, "exact\nminimum", va="center", linespacing=0.9)
-        x, y = {"validation": (0.02, 0.4), "test": (0.25, 0.4685)}[part]  # free of curves
-        axes.text(x * epochs[-1], y, f"{part} images", color=colour, va="center")
-    point_out(axes, best["epochs"], results["validation"]["cross_entropy"], 0.3975)
-    axes.set(xlim=(0, 1.22 * epochs[-1]), ylim=(0.394, 0.475))
+        x, y = {"validation": (0.02, 0.08), "test": (0.2, 0.92)}[part]  # free of curves
+        axes.text(x, y, f"{part} images", color=colour, va="center", transform=axes.transAxes)
+    chosen, top = results["validation"]["cross_entropy"], minimum["test"]["cross_entropy"] + 0.038
+    point_out(axes, best["epochs"], chosen)
+    axes.set(xlim=(0, 1.22 * epochs[-1]), ylim=(chosen - 0.0096, top))
     axes.set_xticks(range(0, epochs[-1] + 1, math.ceil(epochs[-1] / 3)))
 
 

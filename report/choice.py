@@ -22,7 +22,7 @@ def measure() -> tuple[dict, dict]:
     facts = {
         **neighbours_and_rivals(curves),
         "averaged": best_average(grid, curves),
-        "shared_ratios": [r for r, models in by_ratio(grid, lowest).items() if len(models) > 1],
+        "shared_ratios": shared_ratios(grid),
         "ratios_of_seeds": [spreads(grid, one) for one in arrays("seeds")["lowest"]],
         "alphas": compare_alphas(lowest),
         "rises": rises(runs, read("averages")["seeds"], read("optimum")["splits"]),
@@ -71,13 +71,22 @@ def by_ratio(grid: Grid, lowest: np.ndarray) -> dict[float, np.ndarray]:
     return {ratio: np.array(groups[ratio]) for ratio in sorted(groups)}
 
 
+def shared_ratios(grid: Grid) -> list[float]:
+    """The n/ε of several batch sizes. The report is about them, so without any this is the end."""
+    lowest = np.empty((len(grid.batch_sizes), len(grid.learning_rates), 1))
+    shared = [ratio for ratio, models in by_ratio(grid, lowest).items() if len(models) > 1]
+    if not shared:
+        raise SystemExit(f"no two models of the grid share a ratio of n and ε, as in {grid}")
+    return shared
+
+
 def spreads(grid: Grid, lowest: np.ndarray) -> dict:
     """For each alpha, the largest differences within an n/ε, and between different ones.
 
     Only those n/ε count that several models share.
     """
     groups = by_ratio(grid, lowest)
-    shared = [values for values in groups.values() if len(values) > 1]
+    shared = [groups[ratio] for ratio in shared_ratios(grid)]
     return {
         "within": np.max([np.ptp(values, axis=0) for values in shared], axis=0).tolist(),
         "between": np.ptp(np.concatenate(shared), axis=0).tolist(),

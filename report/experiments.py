@@ -18,9 +18,11 @@ from report import (
     seeds,
     winner,
 )
-from report.shared import write
+from report.shared import read, write
+from softmax_sgd import Grid
 
 if __name__ == "__main__":
+    choice.shared_ratios(Grid(**read("results")["grid"]))  # fails now, not after an hour
     for part in (
         winner,
         gradient_check,

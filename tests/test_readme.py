@@ -111,7 +111,7 @@ def test_the_steps_of_the_notebook_run_and_show_what_they_announce(data_dir):
     assert 78 < float(accuracy) < 86
     assert re.fullmatch(
         r"(epoch \d: lowest validation cross-entropy 0\.\d{4}\n){5}"
-        r"batch_size \d+\nlearning_rate 0\.\d+\nalpha \S+\nepochs \d\n",
+        + "".join(rf"{name} \S+\n" for name in Grid().axes()),
         search,
     )
     assert re.fullmatch(r"class (\d), probability \d+\.\d%; the label is \1\n", prediction)
@@ -163,6 +163,7 @@ def test_gradients_of_ones_own_are_checked_by_the_lessons(tmp_path, right, wrong
     how = {"cwd": ROOT, "env": env, "capture_output": True, "encoding": "utf-8"}
     done = subprocess.run([*command, "-p", "no:cacheprovider"], **how)
     assert (done.returncode == 0) == (said is None), done.stdout
+    assert "checked: gradients of mine.py\nchecked: sgd of mine.py" in done.stdout
     if said:
         assert said in done.stdout
 

@@ -89,7 +89,7 @@ def test_where_noise_dominates_the_models_beside_the_grid_show_where_the_law_end
     facts = read("ratios")
     for group in (facts["first"], facts["last"]):
         assert [row["batch_size"] for row in group] == RESULTS["grid"]["batch_sizes"]
-    assert facts["spreads"][0] > 10 * facts["spreads"][-1], "not in the order of the ratios"
+    assert facts["spreads"][0] > 10 * facts["spreads"][-1]
     assert facts["spreads"][-1] < 0.005
     assert all(facts["largest_n_is_worst"])
     k = RESULTS["grid"]["alphas"].index(facts["alpha"])
@@ -145,7 +145,13 @@ def test_the_runner_up_is_so_near_that_rounding_could_choose_it():
     assert 0 < CHOICE["runner_up"] < 10 * read("rounding")["largest"]
 
 
+def test_the_chosen_point_is_inside_the_grid():
+    for name, values in Grid(**RESULTS["grid"]).axes().items():
+        assert values[0] < BEST[name] < values[-1], f"{name} is at the edge"
+
+
 def test_the_chosen_epoch_is_a_dip_in_a_noisy_curve():
+    assert len(CHOICE["before_and_after"]) == 2
     assert min(CHOICE["before_and_after"]) > RESULTS["validation"]["cross_entropy"] + 0.005
 
 

@@ -47,7 +47,7 @@ class SmallData:
     def search(self, grid, seed=SEED, **options):
         return search(self.X, self.y, self.train, self.validation, grid, seed, **options)
 
-    def train_alone(self, batch_size, learning_rate, alpha, epochs, same_order=False):
+    def train_alone(self, batch_size, learning_rate, alpha, *, epochs, same_order=False):
         """The W and b of one model, after each epoch."""
         rng = np.random.default_rng([SEED, batch_size])
         W, b = np.zeros((10, 12)), np.zeros(10)
@@ -61,7 +61,7 @@ class SmallData:
     def metrics_alone(self, model, rows=None, **how) -> np.ndarray:
         """The metrics of one model after each epoch of GRID: (2, epochs)."""
         rows = self.validation if rows is None else rows
-        trained = self.train_alone(*model, GRID.epochs, **how)
+        trained = self.train_alone(*model, epochs=GRID.epochs, **how)
         return np.transpose([evaluate(W, b, self.X[rows], self.y[rows]) for W, b in trained])
 
 
@@ -142,7 +142,7 @@ def test_W_and_b_are_those_of_the_point(small, found):
     places = [  # where W and b occur
         (name, model, epoch)
         for model in MODELS
-        for epoch, trained in enumerate(small.train_alone(*model, GRID.epochs), start=1)
+        for epoch, trained in enumerate(small.train_alone(*model, epochs=GRID.epochs), start=1)
         for name, ours, theirs in zip("Wb", (W, b), trained, strict=True)
         if np.allclose(ours, theirs, rtol=1e-9)
     ]
@@ -171,9 +171,9 @@ def test_models_are_trained_in_stacks_for_all_cores(small, monkeypatch, batch_si
     sizes = []
 
     class CountedStack(softmax_sgd.Stack):
-        def __init__(self, *arguments, learning_rates, alphas):
-            sizes.append(len(alphas))
-            super().__init__(*arguments, learning_rates, alphas)
+        def __init__(self, *arguments, **columns):
+            sizes.append(len(columns["alphas"]))
+            super().__init__(*arguments, **columns)
 
     monkeypatch.setattr(softmax_sgd, "Stack", CountedStack)
     small.search(GRID._replace(batch_sizes=batch_sizes, epochs=1))
@@ -183,8 +183,8 @@ def test_models_are_trained_in_stacks_for_all_cores(small, monkeypatch, batch_si
 def test_a_single_model_is_a_grid_too(small):
     grid = softmax_sgd.Grid(batch_sizes=(7,), learning_rates=(0.3,), alphas=(0.01,), epochs=2)
     curves, point, W, b = small.search(grid)
-    assert curves.cross_entropy.shape == (1, 1, 1, 2)
-    right_W, right_b = [*small.train_alone(7, 0.3, 0.01, 2)][point[-1]]
+    assert curves.cross_entropy.size == 2
+    right_W, right_b = [*small.train_alone(7, 0.3, 0.01, epochs=2)][point[-1]]
     assert_allclose(W, right_W)
     assert_allclose(b, right_b)
 
@@ -244,17 +244,39 @@ def test_progress_stays_a_number_when_models_diverge(small):
     assert np.isfinite(told).all()
 
 
-def test_a_stack_that_is_told_to_stop_takes_no_more_steps(small):
-    """So that Ctrl-C need not wait for the end of an epoch."""
-    stop = threading.Event()
-    one = np.array([0.1])
-    stack = softmax_sgd.Stack(12, float, SEED, 4, one, one)
-    arguments = small.X, small.y, small.train, small.X[:5], small.y[:5], stop
-    stack.train_epoch(*arguments)
-    W = stack.W.copy()
-    stop.set()
-    stack.train_epoch(*arguments)
-    assert_array_equal(stack.W, W, err_msg="W was still trained")
+def test_after_an_interruption_a_stack_takes_no_more_steps(small, monkeypatch):
+    """So Ctrl-C need not wait for the end of an epoch."""
+    calls, train_epoch = [], softmax_sgd.Stack.train_epoch
+
+    def record(stack, *arguments):
+        calls.append((stack, arguments))
+        return train_epoch(stack, *arguments)
+
+    def interrupt(epochs, lowest):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(softmax_sgd.Stack, "train_epoch", record)
+    with pytest.raises(KeyboardInterrupt):
+        small.search(GRID, progress=interrupt)
+    for stack, arguments in calls:
+        W = stack.W.copy()
+        train_epoch(stack, *arguments)
+        assert_array_equal(stack.W, W, err_msg="W was still trained")
+
+
+def test_each_stack_has_learning_rates_of_its_own(small, monkeypatch):
+    """So that a schedule may change them in place."""
+    stacks = []
+
+    class KeptStack(softmax_sgd.Stack):
+        def __init__(self, *arguments, **columns):
+            super().__init__(*arguments, **columns)
+            stacks.append(self)
+
+    monkeypatch.setattr(softmax_sgd, "Stack", KeptStack)
+    small.search(GRID._replace(epochs=1))
+    for one, other in itertools.combinations(stacks, 2):
+        assert not np.shares_memory(one.learning_rates, other.learning_rates)
 
 
 @pytest.mark.filterwarnings("error")
