@@ -376,9 +376,9 @@ def card() -> Figure:
         left, low = 0.55 + 0.113 * column, 0.655 - 0.29 * row
         image(figure.add_axes((left, low, 0.0945, 0.21)), W[k], SIGNED, -bound, bound)
         figure.text(left + 0.047, low - 0.05, name, ha="center", size=12.5)
-    figure.text(0.785, 0.21, "bright on blue speaks", size=13, color=BLUE)
-    figure.text(0.785, 0.155, "for the class,", size=13, color=BLUE)
-    figure.text(0.785, 0.1, "bright on orange, against", size=13, color=ORANGE)
+    figure.text(0.785, 0.21, "bright pixels on", size=13)
+    figure.text(0.785, 0.155, "blue: for the class,", size=13, color=BLUE)
+    figure.text(0.785, 0.1, "orange: against it", size=13, color=ORANGE)
     return figure
 
 
