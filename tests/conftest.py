@@ -32,6 +32,7 @@ import softmax_sgd  # before NumPy, so that BLAS uses one thread in each call
 
 # isort: split
 import json
+import os
 import signal
 from types import SimpleNamespace
 
@@ -44,6 +45,9 @@ from download_data import DATA, FILES, mismatch
 
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
+
+# With it, stdout has no buffer, and what happens to one at the end of a program would not be seen.
+os.environ.pop("PYTHONUNBUFFERED", None)
 
 # Tests send SIGINT to programs. A shell that starts pytest in the background has it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -62,14 +62,6 @@ def test_80_percent_of_the_training_files_train_and_20_percent_validate(own_file
 # "optimise the hyperparameters on the validation set only"
 
 
-def test_the_winner_has_the_lowest_validation_cross_entropy(finished_run):
-    cross_entropy, accuracy = (finished_run.curves[name] for name in Metrics._fields)
-    lowest = np.unravel_index(cross_entropy.argmin(), cross_entropy.shape)
-    highest_accuracy = np.unravel_index(accuracy.argmax(), accuracy.shape)
-    assert lowest != highest_accuracy, "choose another GRID or SEED in helpers.py"
-    assert winner(finished_run) == lowest, f"the highest accuracy is at {highest_accuracy}"
-
-
 def test_the_test_files_change_nothing_but_the_metrics_of_the_test(finished_run, tmp_path):
     own_files = write_own_files(tmp_path / "own")
     for name in (TEST_IMAGES, TEST_LABELS):
@@ -90,6 +82,14 @@ def test_the_test_files_change_nothing_but_the_metrics_of_the_test(finished_run,
     assert results["test"] != finished_run.results["test"], "the test ignores the test files"
 
 
+def test_the_winner_has_the_lowest_validation_cross_entropy(finished_run):
+    cross_entropy, accuracy = (finished_run.curves[name] for name in Metrics._fields)
+    lowest = np.unravel_index(cross_entropy.argmin(), cross_entropy.shape)
+    highest_accuracy = np.unravel_index(accuracy.argmax(), accuracy.shape)
+    assert lowest != highest_accuracy, "choose another GRID or SEED in helpers.py"
+    assert winner(finished_run) == lowest, f"the highest accuracy is at {highest_accuracy}"
+
+
 # "Once the hyperparameters are tuned and the weights optimised so as to maximise performance on the
 # validation set: (1) stop training, and (2) evaluate on the test set."
 
@@ -97,8 +97,11 @@ def test_the_test_files_change_nothing_but_the_metrics_of_the_test(finished_run,
 def test_the_model_is_the_winner_as_it_was_validated_and_not_trained_further(finished_run):
     """The saved model's metrics on the validation images are those of its curve at that epoch."""
     X, y, _, _ = load(finished_run.own_files)
-    _, rows = split(len(X), 0.2, np.random.default_rng(SEED))
+    train, rows = split(len(X), 0.2, np.random.default_rng(SEED))
     model = finished_run.model
+    for name, value in evaluate(model["W"], model["b"], X[train], y[train])._asdict().items():
+        message = f"the training {name} is not that of model.npz on the training rows"
+        assert_allclose(finished_run.results["training"][name], value, rtol=1e-5, err_msg=message)
     ours = evaluate(model["W"], model["b"], X[rows], y[rows])
     for name, value in ours._asdict().items():
         of_curve = finished_run.curves[name][winner(finished_run)]

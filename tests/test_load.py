@@ -61,6 +61,21 @@ def test_CLASSES_says_how_many_there_are(folder, monkeypatch):
 # --- What is refused ------------------------------------------------------------------------------
 
 
+class Hostile:
+    """Unpickled, it calls pytest.fail, whose exception no `except Exception` can hide."""
+
+    def __reduce__(self):
+        return pytest.fail, ("code in a file was run",)
+
+
+def test_nothing_in_a_file_is_run(folder):
+    with open(folder / TRAIN_LABELS, "wb") as file:
+        pickle.dump(Hostile(), file)
+    refusal(folder, TRAIN_LABELS)
+    np.save(folder / TRAIN_LABELS, np.array([Hostile()]), allow_pickle=True)
+    refusal(folder, TRAIN_LABELS)
+
+
 def with_pixel(value):
     changed = X.astype(float)
     changed[1, 2] = value
@@ -109,21 +124,6 @@ def refusal(folder, name):
     assert str(folder / name) in message, "the file is not named"
     assert "\n" not in message, "not one line"
     return message
-
-
-class Hostile:
-    """Unpickled, it calls pytest.fail, whose exception no `except Exception` can hide."""
-
-    def __reduce__(self):
-        return pytest.fail, ("code in a file was run",)
-
-
-def test_nothing_in_a_file_is_run(folder):
-    with open(folder / TRAIN_LABELS, "wb") as file:
-        pickle.dump(Hostile(), file)
-    refusal(folder, TRAIN_LABELS)
-    np.save(folder / TRAIN_LABELS, np.array([Hostile()]), allow_pickle=True)
-    refusal(folder, TRAIN_LABELS)
 
 
 def zipped(content):
