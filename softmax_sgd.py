@@ -645,8 +645,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if options.output:
         try:
             try_to_save(options.output)
-        except FileExistsError:
-            parser.error(f"argument --output: {options.output} is a file; a folder is expected")
+        except (FileExistsError, NotADirectoryError) as error:
+            parser.error(f"argument --output: {error.filename} is not a folder")
         except OSError as error:
             parser.error(f"argument --output: cannot write there: {error}")
     return options
