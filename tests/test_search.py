@@ -2,6 +2,7 @@
 
 import itertools
 import signal
+import sys
 import threading
 
 import numpy as np
@@ -228,6 +229,7 @@ def test_progress_tells_the_epochs_done_and_the_lowest_cross_entropy_so_far(smal
 
 def test_nothing_of_a_search_stays_behind_even_if_it_is_interrupted(small):
     threads, errors = set(threading.enumerate()), np.geterr()
+    interval = sys.getswitchinterval()
     on_ctrl_c = signal.getsignal(signal.SIGINT)
 
     def interrupt(epochs, lowest):
@@ -238,6 +240,7 @@ def test_nothing_of_a_search_stays_behind_even_if_it_is_interrupted(small):
     left = signal.signal(signal.SIGINT, on_ctrl_c)  # so that no other test is harmed
     assert left is on_ctrl_c, "Ctrl-C stays ignored after an interrupted search"
     assert set(threading.enumerate()) <= threads, "a thread is still running"
+    assert sys.getswitchinterval() == interval, "Python's switch interval has changed"
     assert np.geterr() == errors, "NumPy's handling of errors has changed"
 
 
