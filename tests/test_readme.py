@@ -158,7 +158,7 @@ def test_gradients_of_ones_own_are_checked_by_the_lessons(tmp_path, right, wrong
     (tmp_path / "mine.py").write_text(mine, encoding="utf-8")
     command = re.search(r"python (-m pytest -p mine .*?[^\\])$", README, re.MULTILINE | re.DOTALL)
     command = [sys.executable, *shlex.split(command[1].replace("\\\n", ""))]
-    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
     env = os.environ | {"PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}
     how = {"cwd": ROOT, "env": env, "capture_output": True, "encoding": "utf-8"}
     done = subprocess.run([*command, "-p", "no:cacheprovider"], **how)
