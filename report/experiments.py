@@ -1,7 +1,7 @@
 """Measure everything that the report needs beyond the grid search, part by part.
 
     python softmax_sgd.py --output report/results     # first: the search on which this builds
-    python -m report.experiments                      # then all parts, in half an hour
+    python -m report.experiments                      # then all parts, in about an hour
 
 Each part can be run alone, for example by `python -m report.seeds`. No part needs another, except
 that choice, which trains nothing, reads what seeds and optimum wrote.
