@@ -442,7 +442,7 @@ def run_experiment(options: argparse.Namespace) -> None:
         )
     counts = {"training": len(train), "validation": len(validation), "test": len(X_test)}
     axes = grid.axes()
-    # Without --output, the results are only printed: if stdout is full or closed, fail now.
+    # Without --output, the results are only printed: if the disk under stdout is full, fail now.
     with contextlib.suppress(OSError) if options.output else contextlib.nullcontext():
         print(
             "Images: " + ", ".join(f"{count} {part}" for part, count in counts.items()),
