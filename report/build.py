@@ -35,7 +35,10 @@ BLUE, ORANGE, GREY, RED = "#00508c", "#a85000", "#666666", "#b00000"
 SIZE_COLOURS = ("black", "#00508c", "#3f9fdc", ORANGE)
 SIZE_MARKS = "osD^"
 SHADES = LinearSegmentedColormap.from_list("shades", ["white", "#c4dbec", "#6fa8d6"])
-SIGNED = LinearSegmentedColormap.from_list("signed", ["#d97b00", "white", "#00355f"])
+# From dark to light, so that the sign can be seen in black and white, too.
+SIGNED = LinearSegmentedColormap.from_list(
+    "signed", ["#00284a", "#3f78a8", "#9c9c9c", "#eab464", "#fff4dc"]
+)
 CENTRED = {"ha": "center", "va": "center_baseline"}
 STYLE = {
     # Typst has the first font; Matplotlib, which only measures, has the second, of equal widths.
@@ -243,7 +246,7 @@ def confusion() -> Figure:
 
 
 def weights() -> Figure:
-    """The ten rows of W as images: blue raises the score of the class, orange lowers it."""
+    """The ten rows of W as images: orange raises the score of the class, blue lowers it."""
     W, figure = arrays("model")["W"], Figure((8.9 * CM, 5.9 * CM), layout="none")
     bound = np.quantile(np.abs(W), 0.995)
     for k, name in enumerate(CLASSES):
@@ -377,8 +380,8 @@ def card() -> Figure:
         image(figure.add_axes((left, low, 0.0945, 0.21)), W[k], SIGNED, -bound, bound)
         figure.text(left + 0.047, low - 0.05, name, ha="center", size=12.5)
     figure.text(0.785, 0.21, "bright pixels on", size=13)
-    figure.text(0.785, 0.155, "blue: for the class,", size=13, color=BLUE)
-    figure.text(0.785, 0.1, "orange: against it", size=13, color=ORANGE)
+    figure.text(0.785, 0.155, "orange: for the class,", size=13, color=ORANGE)
+    figure.text(0.785, 0.1, "blue: against it", size=13, color=BLUE)
     return figure
 
 
