@@ -2,30 +2,24 @@
 
 test_model, test_gradients, test_sgd, test_search   lemmas on the parts of softmax_sgd.py
 test_assignment                                     what the assignment asks, in its words
-test_oracle                                         whole runs against a plain loop, scikit-learn
+test_oracle                                         a whole run against a plain loop
 test_load, test_command                             a user's files, options and terminal
 test_download                                       the downloader
 test_report, test_readme                            what report.pdf and README.md state
 test_report_tools                                   the programs that measure the report's numbers
 
 helpers.py has the functions and names that several modules share, server.py the server that the
-downloader meets. Only what is about the real images needs them; it skips if they are not there.
+downloader's tests use. Tests of the real images skip if the data are missing.
 
-Who changes the program tells the tests:
+If you add a learning-rate schedule, put it into the plain loop of test_oracle and `train_alone` of
+test_search, too: `learning_rate * 0.95 ** epoch`, with epochs from 0.
 
-A learning-rate schedule: the plain loop of test_oracle and train_alone of test_search train with
-`learning_rate * 0.95 ** (epoch - 1)`. With SEED = 12 the winner stays inside GRID.
+If you add a hyperparameter, such as momentum, add it to the same two loops, to GRID and
+GRID_OPTIONS in helpers (one value that matters, such as 0.3, with learning rates 0.7 times as
+large), to the list of options in test_command, and an axis to its test of TABLES. Report and README
+have to be made again: report/choice.py and report/build.py take alpha for the last axis but one.
 
-A hyperparameter, such as momentum: GRID and GRID_OPTIONS in helpers, the plain loop of test_oracle
-and train_alone of test_search get it, and so does the test of TABLES in test_command, as
-print_lowest takes one axis more. Give GRID a value that matters, such as 0.3 alone, with learning
-rates 0.7 times as large and SEED = 12; and once two, 0.1 and 0.3, for test_search, which then sees
-axes in another order. The test that asks for four values of everything must be told, and the tests
-of README and report fail until both are made again (report/choice.py and report/build.py take alpha
-for the last axis but one).
-
-The tests want a winner of GRID that is at no edge, with indices that differ; one of them says so if
-it is elsewhere after a change. Then try other seeds.
+After such a change, the winner of GRID may be at an edge; test_oracle then asks for another SEED.
 """
 
 import softmax_sgd  # before NumPy, so that BLAS uses one thread in each call
@@ -46,15 +40,15 @@ from download_data import DATA, FILES, mismatch
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
-# With it, stdout has no buffer, and what happens to one at the end of a program would not be seen.
+# PYTHONUNBUFFERED would hide errors that occur when stdout is flushed at the end of a program.
 os.environ.pop("PYTHONUNBUFFERED", None)
 
-# Tests send SIGINT to programs. A shell that starts pytest in the background has it ignored.
+# Tests send SIGINT to programs, which would ignore it if pytest was started in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
-    """The lemmas on the mathematics come first, each before those that build on it."""
+    """The tests of the mathematics come first, each module before those that build on it."""
     first = ["test_model", "test_gradients", "test_sgd", "test_search"]
 
     def rank(item):
@@ -72,10 +66,10 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.write_line(f"checked: {name} of {module}.py")
 
 
-@pytest.fixture(params=[(), (3,)], ids=["one model", "a stack of 3"])
+@pytest.fixture(params=[None, 3], ids=["one model", "a stack of 3"])
 def problem(request):
     """A problem of `make_problem`, for one model and for a stack of three."""
-    return make_problem(*request.param)
+    return make_problem(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +90,7 @@ def own_files(tmp_path):
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
-    """A run of the program on such files, with GRID: its output, and the files it wrote."""
+    """A run of the program on small own files, with GRID: its output, and the files it wrote."""
     folder = tmp_path_factory.mktemp("run")
     own_files, output = write_own_files(folder / "own"), folder / "new" / "results"
     options = (*GRID_OPTIONS, "--data-dir", own_files, "--output", output)

@@ -18,9 +18,9 @@ TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = DATA_FILES = (
     "fashion_mnist_test_labels.npy",
 )
 
-# The grid of the run that tests look at. Its axes have different lengths, and the indices of its
-# winner differ, too; none is the first or the last of its axis. So a mix-up of them shows. Other
-# models of the winner's stack become better in later epochs, so W kept at a wrong time shows, too.
+# The grid of the run that tests look at. Its axes have different lengths, and its winner has a
+# different index on each, so swapped axes are noticed. Other models of the winner's stack improve
+# in later epochs, so a W of the wrong epoch is noticed.
 GRID = Grid(
     batch_sizes=(4, 9, 16),
     learning_rates=(0.1, 0.2, 0.4, 0.8, 1.2),
@@ -34,16 +34,17 @@ GRID_OPTIONS = (
 )
 
 
-def make_problem(*K: int, n: int = 13, m: int = 5, c: int = 4) -> SimpleNamespace:
+def make_problem(K: int | None = None, n: int = 13, m: int = 5, c: int = 4) -> SimpleNamespace:
     """A small problem in float64, far from any optimum: one model, or a stack of K."""
     rng = np.random.default_rng(541)
+    models = () if K is None else (K,)
     return SimpleNamespace(
         X=rng.uniform(0, 1, (n, m)),
         y=rng.integers(0, c, n),
-        W=rng.normal(0, 1, (*K, c, m)),
-        b=rng.normal(0, 1, (*K, c)),
-        alpha=rng.uniform(0.5, 3.0, K),
-        learning_rate=rng.uniform(0.1, 0.3, K),
+        W=rng.normal(0, 1, (*models, c, m)),
+        b=rng.normal(0, 1, (*models, c)),
+        alpha=rng.uniform(0.5, 3.0, models),
+        learning_rate=rng.uniform(0.1, 0.3, models),
     )
 
 
@@ -54,10 +55,10 @@ def write_own_files(folder: Path) -> Path:
     """
     folder.mkdir()
     rng = np.random.default_rng(80)
-    looks = rng.uniform(0, 250, (10, 49))  # of the classes
+    class_means = rng.uniform(0, 250, (10, 49))
     for n, images, labels in ((60, TRAIN_IMAGES, TRAIN_LABELS), (40, TEST_IMAGES, TEST_LABELS)):
         y = rng.integers(0, 10, n)
-        X = np.clip(looks[y] + rng.normal(0, 170, (n, 49)), 0, 250)
+        X = np.clip(class_means[y] + rng.normal(0, 170, (n, 49)), 0, 250)
         np.save(folder / images, X.astype(np.float32))
         np.save(folder / labels, y.astype(np.int32))
     return folder

@@ -1,9 +1,7 @@
 """What the assignment asks, in its words: below each quotation are the tests that check it.
 
-Most look at a finished run of the program, with GRID on small files, from outside. The indices of
-its winner are pairwise different, so a model or a number taken from another place shows. What the
-assignment says of the loss is tested in test_model and test_gradients, and the division by 255 in
-test_load.
+Most look at a finished run of the program, with GRID on small files. What the assignment says of
+the loss is tested in test_model and test_gradients, and the division by 255 in test_load.
 """
 
 import json
@@ -44,7 +42,7 @@ def test_every_point_of_the_grid_was_tried(finished_run):
 
 
 def test_80_percent_of_the_training_files_train_and_20_percent_validate(own_files, monkeypatch):
-    """The rows with which `search` is called; it is stopped there."""
+    """Looks at the rows that `search` is given, and does not search."""
     given = []
 
     def stop(X, y, train, validation, *others):

@@ -22,6 +22,7 @@ import softmax_sgd
 from softmax_sgd import Grid, evaluate, main, print_edges, print_lowest, search
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals or terminals")
+NAMES = ["curves.npz", "model.npz", "results.json"]
 ONE_MODEL = ("--batch-sizes", 8, "--learning-rates", 0.1, "--alphas", 0.01, "--epochs", 2)
 
 
@@ -47,16 +48,17 @@ def test_help_shows_the_options_with_their_defaults():
     options = "batch-sizes learning-rates alphas epochs seed data-dir output no-test"
     for option in options.split():
         assert f" --{option} " in text
-    *of_models, epochs = Grid()
-    for default in (*of_models, [epochs], [0]):
-        assert f"(default: {' '.join(map(str, default))})" in text
-    assert "None" not in text
+    grid = Grid()
+    several = (grid.batch_sizes, grid.learning_rates, grid.alphas)
+    for default in (*(" ".join(map(str, values)) for values in several), grid.epochs, 0):
+        assert f"(default: {default})" in text
+    assert "None" not in text  # as in "(default: None)"
     assert text.endswith("--batch-sizes 64 --epochs 5 --no-test"), "no quick example"
     assert "Exit status: 1 if " in text
 
 
 def test_without_options_the_whole_default_grid_is_searched(capsys, monkeypatch):
-    """The grid with which `search` is called; it is stopped there."""
+    """Looks at the grid that `search` is given, and does not search."""
     grids = []
 
     def stop(X, y, train, validation, grid, *others):
@@ -185,9 +187,9 @@ def test_the_first_lines_tell_the_split_with_its_seed_and_the_size_of_the_grid(f
     ]
 
 
-def test_progress_and_where_the_results_are_go_to_stderr(finished_run):
+def test_stderr_has_the_progress_and_the_folder_of_the_results(finished_run):
     assert re.fullmatch(
-        rf"(\d+ of {GRID.epochs} epochs, .*\n)*"  # on a slow machine
+        rf"(\d+ of {GRID.epochs} epochs, .*\n)*"  # only if the search takes longer than 10 s
         r"searched in \d+\.\d s\nWrote results.json, model.npz and curves.npz to .*\n",
         finished_run.stderr,
     )
@@ -293,8 +295,7 @@ def test_the_hint_to_explore_is_left_out_while_one_does(run_here):
 def test_no_test_leaves_out_the_test_and_nothing_else(finished_run, tmp_path):
     where = ("--data-dir", finished_run.own_files, "--output", tmp_path)
     done = run("softmax_sgd.py", *GRID_OPTIONS, "--no-test", *where)
-    lines = [x for x in finished_run.stdout.splitlines() if not x.startswith("Note: explore")]
-    assert done.stdout.splitlines() == lines[:-2]
+    assert done.stdout.splitlines() == finished_run.stdout.splitlines()[:-2]
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert results.keys() == finished_run.results.keys() - {"test"}, (
         "not all but the test's metrics"
@@ -339,12 +340,7 @@ def test_output_may_be_a_folder_with_other_files(run_here, tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "mine.txt").write_text("mine")
     run_here(*ONE_MODEL)
-    assert sorted(os.listdir(tmp_path / "results")) == [
-        *("curves.npz", "mine.txt", "model.npz", "results.json")
-    ]
-
-
-NAMES = ["curves.npz", "model.npz", "results.json"]
+    assert sorted(os.listdir(tmp_path / "results")) == sorted([*NAMES, "mine.txt"])
 
 
 def test_old_results_are_replaced(run_here, tmp_path):
@@ -538,8 +534,9 @@ def test_ctrl_c_ends_a_search_within_an_epoch_with_one_line_and_status_130(tmp_p
     assert os.listdir(tmp_path / "out") == []
 
 
-# How stdout or stderr may be out of order: the shell's redirection, and the status of the program.
-OUT_OF_ORDER = {
+# The redirection in a shell, and the exit status; None if it cannot be told, as a pipe has that of
+# `true`, and with a full stderr Python itself may end with 120.
+UNUSABLE_STREAMS = {
     "stdout into a pipe that is closed": ("| true", None),
     "a full disk under stdout": ("> /dev/full", 1),
     "stdout closed": (">&-", 0),
@@ -549,7 +546,9 @@ OUT_OF_ORDER = {
 
 
 @posix
-@pytest.mark.parametrize(("redirection", "status"), OUT_OF_ORDER.values(), ids=OUT_OF_ORDER.keys())
+@pytest.mark.parametrize(
+    ("redirection", "status"), UNUSABLE_STREAMS.values(), ids=UNUSABLE_STREAMS.keys()
+)
 def test_whatever_becomes_of_stdout_and_stderr_the_results_are_written(
     own_files, tmp_path, redirection, status
 ):
@@ -609,24 +608,9 @@ def python(code, **variables):
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
 
 
-SEE = f"import os; print(*[os.environ.get(name) for name in {BLAS}]); "
-
-
 @pytest.mark.parametrize(("own", "used"), [({}, "1"), (dict.fromkeys(BLAS, "3"), "3")])
 def test_BLAS_gets_one_thread_unless_the_user_has_set_another_number(own, used):
-    """It is set when NumPy is imported, which is when BLAS reads it."""
-    when_imported = f"""
-import builtins
-import_module = builtins.__import__
-def tell(name, *arguments):
-    if name == "numpy":
-        builtins.__import__ = import_module
-        {SEE}
-    return import_module(name, *arguments)
-builtins.__import__ = tell
-import softmax_sgd
-"""
-    done = python(when_imported, **own)
+    done = python(f"import softmax_sgd, os; print(*[os.environ[name] for name in {BLAS}])", **own)
     assert done.stdout.split() == [used] * len(BLAS), done.stderr
 
 
@@ -654,7 +638,7 @@ def test_search_warns_if_numpy_was_imported_first_as_it_may_be_many_times_slower
     assert ("NumPy was imported before softmax_sgd" in done.stderr) == warned, done.stderr
 
 
-def test_importing_the_program_prints_nothing_and_sets_nothing_else():
-    names = f"import os; old = dict(os.environ, **dict.fromkeys({BLAS}, '1')); "
-    done = python(f"{names}import softmax_sgd; assert old == os.environ")
+def test_importing_the_program_prints_nothing_and_sets_only_these_variables():
+    before = f"import os; right = dict(os.environ, **dict.fromkeys({BLAS}, '1')); "
+    done = python(f"{before}import softmax_sgd; assert right == os.environ")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

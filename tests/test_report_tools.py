@@ -27,6 +27,16 @@ def small_problem():
     return rng.random((20, 4)), np.arange(20) % 10, rng
 
 
+# --- shared ---------------------------------------------------------------------------------------
+
+
+def test_a_result_that_is_not_a_number_is_an_error_where_it_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "RESULTS", tmp_path)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        shared.write("part", lambda: ({"share": math.nan}, {}))
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- winner ---------------------------------------------------------------------------------------
 
 
@@ -38,7 +48,7 @@ def test_a_constant_model_has_one_predicted_class_and_the_loss_of_its_one_probab
     assert facts["confusion"][3][3] == facts["confusion"][5][3] == 50
     assert np.sum(facts["confusion"]) == 100
     mean = (math.log(20 / 11) + math.log(20)) / 2
-    # The normal approximation, with 1.96: half of the losses are each of the two, log 11 apart.
+    # The normal approximation, with 1.96: 50 losses have one value and 50 another, log 11 apart.
     half = 1.96 * math.log(11) / 2 * math.sqrt(100 / 99) / 10
     assert facts["cross_entropy"] == pytest.approx({"low": mean - half, "high": mean + half})
     # Wilson's interval is centred on 1/2, as 50 of 100 are. With SciPy's z in place of 1.96, its
@@ -128,13 +138,6 @@ def test_parts_that_move_together_have_correlated_changes():
     assert after["test"]["cross_entropy"] == pytest.approx(0.5 + 0.04 + 0.1)
 
 
-def test_a_result_that_is_not_a_number_is_an_error_where_it_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(shared, "RESULTS", tmp_path)
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        shared.write("part", lambda: ({"share": math.nan}, {}))
-    assert list(tmp_path.iterdir()) == []
-
-
 # --- optimum --------------------------------------------------------------------------------------
 
 
@@ -220,8 +223,8 @@ def test_a_rise_is_the_mean_over_the_splits_from_validation_to_test():
         return {part: {"cross_entropy": value} for part, value in parts.items()}
 
     runs = [metrics(0.40, 0.45), metrics(0.42, 0.44)]
-    averages = [{"mean": {"after_all_epochs": metrics(0.40, 0.43)}}] * 2
-    facts = choice.rises(runs, averages, [metrics(0.41, 0.44), metrics(0.43, 0.44)])
+    means = [{"mean": {"after_all_epochs": metrics(0.40, 0.43)}}] * 2
+    facts = choice.rises(runs, means, [metrics(0.41, 0.44), metrics(0.43, 0.44)])
     assert facts == pytest.approx({"winner": 0.035, "mean": 0.03, "minimum": 0.02})
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import softmax_sgd
-from softmax_sgd import Metrics, best_point, evaluate, minibatches, search, sgd, split
+from softmax_sgd import Grid, Metrics, best_point, evaluate, minibatches, search, sgd, split
 
 # --- The split ------------------------------------------------------------------------------------
 
@@ -41,36 +41,37 @@ class SmallData:
 
     def __init__(self):
         rng = np.random.default_rng(7)
-        looks = rng.uniform(0, 1, (10, 12))  # of the ten classes
+        class_means = rng.uniform(0, 1, (10, 12))
         self.y = rng.integers(0, 10, 70)
-        self.X = np.clip(looks[self.y] + rng.normal(0, 0.25, (70, 12)), 0, 1)
+        self.X = np.clip(class_means[self.y] + rng.normal(0, 0.25, (70, 12)), 0, 1)
         self.train, self.validation = np.arange(5, 55), np.r_[0:5, 55:70]
 
     def search(self, grid, seed=SEED, **options):
         return search(self.X, self.y, self.train, self.validation, grid, seed, **options)
 
-    def train_alone(self, batch_size, learning_rate, alpha, *, epochs, same_order=False):
-        """The W and b of one model, after each epoch."""
+    def train_alone(self, batch_size, learning_rate, alpha, same_order=False):
+        """The W and b of one model, after each epoch of GRID."""
         rng = np.random.default_rng([SEED, batch_size])
         W, b = np.zeros((10, 12)), np.zeros(10)
-        for _epoch in range(1, epochs + 1):
-            if same_order:
+        for _ in range(GRID.epochs):
+            if same_order:  # a mistake, for comparison
                 rng = np.random.default_rng([SEED, batch_size])
             batches = minibatches(self.train, batch_size, rng)
             W, b = sgd(W, b, self.X, self.y, alpha, learning_rate, batches)
             yield W, b
 
-    def metrics_alone(self, model, rows=None, before=False, **how) -> np.ndarray:
-        """The metrics of one model after each epoch of GRID: (2, epochs). Or before each."""
-        rows = self.validation if rows is None else rows
-        trained = list(self.train_alone(*model, epochs=GRID.epochs, **how))
-        if before:
-            trained = [(np.zeros((10, 12)), np.zeros(10)), *trained[:-1]]
-        return np.transpose([evaluate(W, b, self.X[rows], self.y[rows]) for W, b in trained])
+    def curves_alone(self, models, rows, **how) -> np.ndarray:
+        """The metrics of each model on the rows after each epoch: (2, models, epochs)."""
+        X, y = self.X[rows], self.y[rows]
+        curves = [[evaluate(W, b, X, y) for W, b in self.train_alone(*m, **how)] for m in models]
+        return np.moveaxis(curves, -1, 0)
 
 
-*OF_A_MODEL, _EPOCHS = GRID.axes().values()
-MODELS = list(itertools.product(*OF_A_MODEL))  # in the order of the grid
+MODELS = list(itertools.product(GRID.batch_sizes, GRID.learning_rates, GRID.alphas))
+
+
+def close(ours, right):
+    return np.allclose(ours, right, rtol=1e-9, atol=0)
 
 
 @pytest.fixture(scope="module")
@@ -84,131 +85,94 @@ def found(small):
     return small.search(GRID)
 
 
-def test_the_curves_have_the_axes_of_the_grid(found):
-    curves, _, _, _ = found
-    shape = tuple(len(values) for values in GRID.axes().values())
-    for name, curve in curves._asdict().items():
-        assert curve.shape == shape, f"the axes of {name} are not {', '.join(GRID.axes())}"
-    epochs = list(GRID.axes()["epochs"])
-    assert epochs == list(range(1, GRID.epochs + 1)), "epochs do not count from 1"
-
-
-def test_another_seed_gives_other_minibatches_and_the_same_seed_the_same(small, found):
+def test_another_seed_gives_other_minibatches_and_the_same_seed_the_same(small):
     grid = GRID._replace(epochs=2)
     curves = [small.search(grid, seed)[0].cross_entropy for seed in (SEED, SEED, SEED + 1)]
-    assert_allclose(curves[0], curves[1], rtol=1e-9, err_msg="the same seed gives other curves")
-    assert not np.allclose(curves[0], curves[2], rtol=1e-9), "the seed is ignored"
+    assert close(curves[0], curves[1]), "the same seed gives other curves"
+    assert not close(curves[0], curves[2]), "the seed is ignored"
 
 
 def test_the_curves_are_those_of_each_model_trained_alone(small, found):
-    """With its own batch size, learning rate and alpha, from zero, evaluated after every epoch."""
+    """Trained from zero with its own hyperparameters, and evaluated after every epoch."""
     curves = np.reshape(found[0], (2, len(MODELS), GRID.epochs))
-    right = np.stack([small.metrics_alone(model) for model in MODELS], axis=1)
-    if np.allclose(curves, right, rtol=1e-9):
-        return
-    as_if = {
-        "every epoch had the order of the first": [
-            small.metrics_alone(model, same_order=True) for model in MODELS
-        ],
-        "the metrics were those of the training rows": [
-            small.metrics_alone(model, rows=small.train) for model in MODELS
-        ],
-        "the metrics were those before the epoch": [
-            small.metrics_alone(model, before=True) for model in MODELS
-        ],
-        "learning rate and alpha were exchanged": [
-            small.metrics_alone((n, alpha, rate, *others)) for n, rate, alpha, *others in MODELS
-        ],
+    right = small.curves_alone(MODELS, small.validation)
+    assert close(curves, right), what_is_wrong(small, curves, right)
+
+
+def what_is_wrong(small, curves, right) -> str:
+    """Name the mistakes that would give these curves, and the first model that is wrong."""
+    exchanged = [(batch_size, alpha, rate) for batch_size, rate, alpha in MODELS]
+    mistakes = {
+        "Every epoch has the same order": close(
+            curves, small.curves_alone(MODELS, small.validation, same_order=True)
+        ),
+        "The metrics are those of the training rows": close(
+            curves, small.curves_alone(MODELS, small.train)
+        ),
+        "The metrics are those before the epoch": close(curves[..., 1:], right[..., :-1]),
+        "Learning rate and alpha are exchanged": close(
+            curves, small.curves_alone(exchanged, small.validation)
+        ),
+        "Models or epochs are scrambled": close(
+            np.sort(curves, axis=None), np.sort(right, axis=None)
+        ),
     }
-    seen = [name for name, metrics in as_if.items() if close(curves, np.stack(metrics, axis=1))]
-    if close(np.sort(curves, axis=None), np.sort(right, axis=None)):
-        seen.append("models or epochs were scrambled: all numbers are right, but at other places")
-    wrong = [
-        f"{name} of {len(models)} of {len(MODELS)} models, first of {MODELS[models[0]]}"
-        for name, ours, theirs in zip(Metrics._fields, curves, right, strict=True)
-        if len(models := np.flatnonzero(~np.isclose(ours, theirs, rtol=1e-9).all(axis=-1)))
-    ]
-    pytest.fail(f"as if {' or '.join(seen) or 'something unknown were wrong'}; {'; '.join(wrong)}")
-
-
-def close(these, those):
-    return np.allclose(these, those, rtol=1e-9)
-
-
-def test_the_point_is_that_of_the_lowest_cross_entropy(found):
-    curves, point, _, _ = found
-    lowest = np.unravel_index(curves.cross_entropy.argmin(), curves.cross_entropy.shape)
-    best_accuracy = np.unravel_index(curves.accuracy.argmax(), curves.accuracy.shape)
-    assert lowest != best_accuracy, "choose another SmallData: accuracy would choose the same"
-    assert point == lowest, f"not the lowest; the highest accuracy is at {best_accuracy}"
+    names = " or ".join(name for name, seen in mistakes.items() if seen) or "No known mistake"
+    is_wrong = ~np.isclose(curves, right, rtol=1e-9, atol=0).all(axis=(0, 2))
+    first = dict(zip(GRID.axes(), MODELS[is_wrong.argmax()], strict=False))
+    return f"{names}; {is_wrong.sum()} of {len(MODELS)} models are wrong, first {first}"
 
 
 def test_W_and_b_are_those_of_the_point(small, found):
-    """Of that model, and after its best epoch, even if others of its stack become better later."""
     curves, point, W, b = found
-    of_its_size = curves.cross_entropy[point[0]].reshape(-1, GRID.epochs)
-    pair = np.ravel_multi_index(point[1:-1], curves.cross_entropy.shape[1:-1])
-    of_its_stack = np.array_split(of_its_size, 2)[pair // 10]  # as 20 models make two stacks
-    later = of_its_stack.argmin(axis=-1) > point[-1]
-    assert later.any(), "choose another SmallData: no other model of its stack improves later"
-    places = [  # where W and b occur
-        (name, model, epoch)
-        for model in MODELS
-        for epoch, trained in enumerate(small.train_alone(*model, epochs=GRID.epochs), start=1)
-        for name, ours, theirs in zip("Wb", (W, b), trained, strict=True)
-        if np.allclose(ours, theirs, rtol=1e-9)
-    ]
+    assert point == best_point(curves)
+    best_epochs = curves.cross_entropy[point[0]].argmin(axis=-1)
+    assert (best_epochs > point[-1]).any(), "choose other data: no other model improves later"
     *model, epoch = (values[i] for values, i in zip(GRID.axes().values(), point, strict=True))
-    right = [(name, tuple(model), epoch) for name in "Wb"]
-    assert places == right, "W or b is that of another model or epoch, or of none"
+    right_W, right_b = list(small.train_alone(*model))[epoch - 1]
+    assert close(W, right_W), "W is that of another model or epoch"
+    assert close(b, right_b), "b is that of another model or epoch"
 
 
-@pytest.mark.parametrize("batch_sizes", [(7,), (3, 7)])  # a single one is split into two stacks
-@pytest.mark.parametrize("max_stack", [1, 3, 5, 100])
-def test_how_models_are_stacked_changes_nothing(small, monkeypatch, batch_sizes, max_stack):
-    grid = GRID._replace(batch_sizes=batch_sizes, epochs=3)
+@pytest.mark.parametrize("max_stack", [3, 100])
+def test_how_models_are_stacked_changes_nothing(small, monkeypatch, max_stack):
+    grid = GRID._replace(batch_sizes=(3, 7), epochs=3)
     right, right_point, right_W, right_b = small.search(grid)
     monkeypatch.setattr(softmax_sgd, "MAX_STACK", max_stack)
     curves, point, W, b = small.search(grid)
-    message = f"with MAX_STACK {max_stack} (ACTUAL) and {16} (DESIRED)"
-    assert_allclose(curves.cross_entropy, right.cross_entropy, err_msg=message)
-    assert_allclose(curves.accuracy, right.accuracy, err_msg=message)
-    assert point == right_point, message
-    assert_allclose(W, right_W, err_msg=f"W {message}")
-    assert_allclose(b, right_b, err_msg=f"b {message}")
-
-
-@pytest.mark.parametrize("cores", [1, 2, 3, 8])
-@pytest.mark.parametrize(("batch_sizes", "stacks"), [((7,), 2), ((3, 7), 4)])
-def test_stacks_do_not_depend_on_the_number_of_cores(
-    small, monkeypatch, batch_sizes, stacks, cores
-):
-    """A single batch size gives two stacks, 20 models of a batch size two of at most 16."""
-    sizes = []
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
-
-    class CountedStack(softmax_sgd.Stack):
-        def __init__(self, *arguments, **columns):
-            sizes.append(len(columns["alphas"]))
-            super().__init__(*arguments, **columns)
-
-    monkeypatch.setattr(softmax_sgd, "Stack", CountedStack)
-    small.search(GRID._replace(batch_sizes=batch_sizes, epochs=1))
-    assert sizes == [10] * stacks, "other stacks give other last digits"
-
-
-def test_a_single_model_is_a_grid_too(small):
-    grid = softmax_sgd.Grid(batch_sizes=(7,), learning_rates=(0.3,), alphas=(0.01,), epochs=2)
-    curves, point, W, b = small.search(grid)
-    assert curves.cross_entropy.size == 2
-    right_W, right_b = [*small.train_alone(7, 0.3, 0.01, epochs=2)][point[-1]]
+    assert_allclose(curves.cross_entropy, right.cross_entropy)
+    assert_allclose(curves.accuracy, right.accuracy)
+    assert point == right_point
     assert_allclose(W, right_W)
     assert_allclose(b, right_b)
 
 
-def test_fewer_epochs_give_the_beginning_of_the_same_curves(small, found):
-    curves = small.search(GRID._replace(epochs=4))[0]
-    assert_allclose(curves.cross_entropy, found[0].cross_entropy[..., :4], rtol=1e-9)
+@pytest.mark.parametrize("cores", [1, 8])
+@pytest.mark.parametrize(
+    ("batch_sizes", "n_rates", "n_alphas", "sizes"),
+    [
+        ((7,), 5, 4, [10, 10]),  # at most 16
+        ((7,), 5, 2, [5, 5]),  # a single stack would use one core only
+        ((3, 7), 5, 2, [10, 10]),
+        ((7,), 1, 1, [1]),
+    ],
+)
+def test_the_stacks_do_not_depend_on_the_number_of_cores(
+    small, monkeypatch, batch_sizes, n_rates, n_alphas, sizes, cores
+):
+    """If they did, the last digits of the results would, too."""
+    seen = []
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+
+    class CountedStack(softmax_sgd.Stack):
+        def __init__(self, *arguments, **columns):
+            seen.append(len(columns["alphas"]))
+            super().__init__(*arguments, **columns)
+
+    monkeypatch.setattr(softmax_sgd, "Stack", CountedStack)
+    rates, alphas = GRID.learning_rates[:n_rates], GRID.alphas[:n_alphas]
+    small.search(Grid(batch_sizes, rates, alphas, epochs=1))
+    assert seen == sizes, "the numbers of models in the stacks"
 
 
 def test_a_search_in_float32_stays_in_float32(small):
@@ -228,7 +192,7 @@ def test_progress_tells_the_epochs_done_and_the_lowest_cross_entropy_so_far(smal
 
 
 def test_nothing_of_a_search_stays_behind_even_if_it_is_interrupted(small):
-    threads, errors = set(threading.enumerate()), np.geterr()
+    threads = set(threading.enumerate())
     interval = sys.getswitchinterval()
     on_ctrl_c = signal.getsignal(signal.SIGINT)
 
@@ -241,50 +205,6 @@ def test_nothing_of_a_search_stays_behind_even_if_it_is_interrupted(small):
     assert left is on_ctrl_c, "Ctrl-C stays ignored after an interrupted search"
     assert set(threading.enumerate()) <= threads, "a thread is still running"
     assert sys.getswitchinterval() == interval, "Python's switch interval has changed"
-    assert np.geterr() == errors, "NumPy's handling of errors has changed"
-
-
-# --- Divergence, and the choice -------------------------------------------------------------------
-
-# Half of its models diverge. With alpha 0, even such steps stay finite.
-DIVERGING = GRID._replace(learning_rates=(0.1, 1e200), alphas=(0.001, 0.02), epochs=4)
-
-
-@pytest.mark.filterwarnings("error")
-def test_models_that_diverge_neither_win_nor_harm_the_others(small):
-    curves, point, W, b = small.search(DIVERGING)
-    right, right_point, right_W, right_b = small.search(DIVERGING._replace(learning_rates=(0.1,)))
-    assert np.isnan(curves.cross_entropy[:, 1, :, -1]).all(), "models that should diverge do not"
-    assert_allclose(curves.cross_entropy[:, :1], right.cross_entropy)
-    assert point == right_point
-    assert_allclose(W, right_W)
-    assert_allclose(b, right_b)
-
-
-def test_progress_stays_a_number_when_models_diverge(small):
-    told = []
-    small.search(DIVERGING, progress=lambda epochs, lowest: told.append(lowest))
-    assert np.isfinite(told).all()
-
-
-def test_after_an_interruption_a_stack_takes_no_more_steps(small, monkeypatch):
-    """So Ctrl-C need not wait for the end of an epoch."""
-    calls, train_epoch = [], softmax_sgd.Stack.train_epoch
-
-    def record(stack, *arguments):
-        calls.append((stack, arguments))
-        return train_epoch(stack, *arguments)
-
-    def interrupt(epochs, lowest):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(softmax_sgd.Stack, "train_epoch", record)
-    with pytest.raises(KeyboardInterrupt):
-        small.search(GRID, progress=interrupt)
-    for stack, arguments in calls:
-        W = stack.W.copy()
-        train_epoch(stack, *arguments)
-        assert_array_equal(stack.W, W, err_msg="Ctrl-C does not stop the threads")
 
 
 def test_each_stack_has_learning_rates_of_its_own(small, monkeypatch):
@@ -302,19 +222,32 @@ def test_each_stack_has_learning_rates_of_its_own(small, monkeypatch):
         assert not np.shares_memory(one.learning_rates, other.learning_rates)
 
 
+# --- Divergence, and the choice -------------------------------------------------------------------
+
+# Half of its models diverge. (With alpha 0, even a learning rate of 1e200 stays finite.)
+DIVERGING = GRID._replace(learning_rates=(0.1, 1e200), alphas=(0.001, 0.02), epochs=4)
+
+
 @pytest.mark.filterwarnings("error")
-def test_if_every_model_diverges_the_search_says_so(small):
-    with pytest.raises(FloatingPointError, match="every model diverged"):
-        small.search(DIVERGING._replace(learning_rates=(1e200,)))
+def test_models_that_diverge_neither_win_nor_harm_the_others(small):
+    told = []
+    curves, point, W, b = small.search(DIVERGING, progress=lambda *now: told.append(now))
+    right, right_point, right_W, right_b = small.search(DIVERGING._replace(learning_rates=(0.1,)))
+    assert np.isnan(curves.cross_entropy[:, 1, :, -1]).all(), "models that should diverge do not"
+    assert_allclose(curves.cross_entropy[:, :1], right.cross_entropy)
+    assert point == right_point
+    assert_allclose(W, right_W)
+    assert_allclose(b, right_b)
+    assert np.isfinite(told).all(), "progress is not told a number"
+
+
+def curves_of(values):
+    return Metrics(np.array(values, float), np.zeros(np.shape(values)))
 
 
 def test_if_every_model_diverges_in_the_end_good_first_epochs_do_not_help():
     with pytest.raises(FloatingPointError):
         best_point(curves_of([[0.1, np.nan], [0.2, np.inf]]))
-
-
-def curves_of(values):
-    return Metrics(np.array(values, float), np.zeros(np.shape(values)))
 
 
 def test_the_best_point_has_the_lowest_cross_entropy():
