@@ -165,7 +165,7 @@ def one_curve(axes, marksize: float, legend: str) -> None:
     best = read("results")["best"]
     x = best["learning_rate"] / best["batch_size"]
     y = read("results")["validation"]["cross_entropy"]
-    point_out(axes, x, y)
+    point_out(axes, x, y, below=0.0061)
     ticks = 1 / np.array([12800, 3200, 800, 200])
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -173,11 +173,11 @@ def one_curve(axes, marksize: float, legend: str) -> None:
     axes.set(xlim=(1 / 17000, 1 / 130), ylim=(y - 0.0086, with_largest_alpha.max() + 0.004))
 
 
-def point_out(axes, x: float, y: float) -> None:
-    """Mark the chosen point from below."""
+def point_out(axes, x: float, y: float, below: float) -> None:
+    """Mark the chosen point by an arrow from a word that is this far below it."""
     arrow = {"arrowstyle": "-|>", "color": RED, "shrinkA": 0, "shrinkB": 3}
     axes.annotate(
-        "chosen", (x, y), (x, y - 0.0061), color=RED, ha="center", va="center", arrowprops=arrow
+        "chosen", (x, y), (x, y - below), color=RED, ha="center", va="center", arrowprops=arrow
     )
 
 
@@ -195,13 +195,15 @@ def chance(axes) -> None:
         exact = minimum[part]["cross_entropy"]
         axes.plot(epochs, last, ".-", color=colour, linewidth=0.6, markersize=2.5)
         axes.plot(epochs, mean, color=colour, linewidth=2)
+        axes.plot(best["epochs"], last[best["epochs"] - 1], "o", color=RED, markersize=4)
         axes.plot([0, epochs[-1]], [exact, exact], color="black", linewidth=0.8, dashes=(4, 2))
         axes.text(1.025 * epochs[-1], exact, "exact\nminimum", va="center", linespacing=0.9)
         x, y = {"validation": (0.02, 0.08), "test": (0.2, 0.92)}[part]  # free of curves
         axes.text(x, y, f"{part} images", color=colour, va="center", transform=axes.transAxes)
     chosen, top = results["validation"]["cross_entropy"], minimum["test"]["cross_entropy"] + 0.038
-    point_out(axes, best["epochs"], chosen)
-    axes.set(xlim=(0, 1.22 * epochs[-1]), ylim=(chosen - 0.0096, top))
+    point_out(axes, best["epochs"], chosen, below=0.0095)
+    axes.axvline(best["epochs"], ymin=0.2, color=RED, linewidth=0.6, dashes=(1, 2))
+    axes.set(xlim=(0, 1.22 * epochs[-1]), ylim=(chosen - 0.013, top))
     axes.set_xticks(range(0, epochs[-1] + 1, math.ceil(epochs[-1] / 3)))
 
 
@@ -217,7 +219,7 @@ def search() -> Figure:
     left.text(1 / 4200, 0.431, f"𝛼 = {power(largest)}", color="#777777", ha="left")
     left.text(1 / 11500, 0.4085, f"𝛼 = {power(best)}", ha="left")
     chance(right)
-    right.set_title("cross-entropy of the chosen model")
+    right.set_title("cross-entropy at the chosen 𝑛, 𝜀 and 𝛼")
     right.set_xlabel("epoch")
     return figure
 

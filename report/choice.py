@@ -19,8 +19,15 @@ def measure() -> tuple[dict, dict]:
     grid = Grid(**read("results")["grid"])
     curves = Metrics(*(arrays("curves")[name] for name in Metrics._fields))
     runs, lowest = read("seeds")["runs"], curves.cross_entropy.min(axis=-1)
+    _, rate, _, epoch = best_point(curves)
+    seed = [run["seed"] for run in runs].index(read("results")["seed"])
+    on_test_images = arrays("averages")["last"][seed, 1, 0, rate]  # of the chosen model, by epoch
     facts = {
         **neighbours_and_rivals(curves),
+        "test_images": {
+            "before_and_after": beside(on_test_images, epoch),
+            "lowest_epoch": int(on_test_images.argmin()) + 1,
+        },
         "averaged": best_average(grid, curves),
         "shared_ratios": shared_ratios(grid),
         "ratios_of_seeds": [spreads(grid, one) for one in arrays("seeds")["lowest"]],
@@ -36,11 +43,7 @@ def neighbours_and_rivals(curves: Metrics) -> dict:
     *model, epoch = best_point(curves)
     lowest, last = values.min(axis=-1), values.shape[-1] - LAST_EPOCHS
     return {
-        "before_and_after": [
-            float(values[(*model, e)])
-            for e in (epoch - 1, epoch + 1)
-            if e in range(values.shape[-1])
-        ],
+        "before_and_after": beside(values[tuple(model)], epoch),
         "models": lowest.size,
         "runner_up": float(np.sort(lowest, axis=None)[1] - lowest.min()),
         "close": CLOSE,
@@ -48,6 +51,11 @@ def neighbours_and_rivals(curves: Metrics) -> dict:
         "last_epochs": LAST_EPOCHS,
         "lowest_in_last_epochs": int((values.argmin(axis=-1) >= last).sum()),
     }
+
+
+def beside(curve: np.ndarray, i: int) -> list[float]:
+    """Its values before and after the index i; at an end, there is only one."""
+    return [float(curve[j]) for j in (i - 1, i + 1) if 0 <= j < len(curve)]
 
 
 def best_average(grid: Grid, curves: Metrics) -> dict:

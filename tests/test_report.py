@@ -159,6 +159,12 @@ def test_the_chosen_epoch_is_a_dip_in_a_noisy_curve():
     assert min(CHOICE["before_and_after"]) > RESULTS["validation"]["cross_entropy"] + 0.005
 
 
+def test_the_chosen_epoch_is_the_lowest_on_the_test_images_too():
+    facts = CHOICE["test_images"]
+    assert facts["lowest_epoch"] == BEST["epochs"]
+    assert min(facts["before_and_after"]) > RESULTS["test"]["cross_entropy"] + 0.005
+
+
 def test_the_noise_is_in_the_weights_as_the_test_images_see_it_too():
     for row in MEANS:
         assert row["correlation_of_changes"] > 0.95, f"seed {row['seed']}"
