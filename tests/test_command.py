@@ -625,10 +625,11 @@ softmax_sgd.search(np.ones((9, 3)), np.arange(9), np.arange(6), np.arange(6, 9),
     ("first", "own", "warned"),
     [
         ("", {}, False),
+        ("import download_data", {}, False),
         ("import numpy", {}, True),
         ("import numpy", {"OPENBLAS_NUM_THREADS": "2"}, False),
     ],
-    ids=["softmax_sgd first", "numpy first", "numpy first, but set by the user"],
+    ids=["softmax_sgd", "download_data", "numpy", "numpy, but set by the user"],
 )
 def test_search_warns_if_numpy_was_imported_first_as_it_may_be_many_times_slower(
     first, own, warned
