@@ -31,7 +31,7 @@ TIMEOUT = 15  # seconds, to connect and between two pieces of data
 
 
 class UserError(Exception):
-    """Something that the user can fix. The message is a line for the user."""
+    """Something that the user can fix. The message is meant for the user."""
 
 
 class Unreachable(Exception):
@@ -121,7 +121,7 @@ def mismatch(path: Path, file: File) -> str:
 def fetch(files: list[File], data_dir: Path, folder: Path, mirror: str | None) -> list[File]:
     """Fetch the files by way of the temporary `folder`; return those that are still missing."""
     missing = list(files)
-    handled = sys.exc_info()[1]  # our caller's error, if this is called in an `except` block
+    handled = sys.exc_info()[1]  # None, or the error of an `except` block that called this
     to_try = sources(mirror)
     for i, (name, source) in enumerate(to_try):
         then = f"; next: {to_try[i + 1][0]}" if i + 1 < len(to_try) else ""
@@ -149,8 +149,8 @@ def fetch(files: list[File], data_dir: Path, folder: Path, mirror: str | None) -
 def first_cause(error: BaseException, handled: BaseException | None) -> str:
     """The message of the root cause: "Name or service not known", not "Max retries exceeded".
 
-    Python chains an error that was being handled before to the first one here; `handled`, if that
-    is the case, is no cause.
+    Python chains an error to the one that is being handled when it is raised. If the caller was
+    already handling one, that is `handled`, and not a cause.
     """
     while True:
         cause = error.__cause__ if error.__suppress_context__ else error.__context__
@@ -260,7 +260,7 @@ def download(url: str, path: Path, limit: int) -> None:
 
         response = requests.get(url, stream=True, timeout=TIMEOUT, headers=headers)
     except (ImportError, OSError) as error:  # the errors of requests are OSErrors
-        raise Unreachable from error  # whose message first_cause shows
+        raise Unreachable from error  # first_cause shows the message of `error`
     with response:
         response.raise_for_status()
         expected = int(response.headers.get("Content-Length", limit))
@@ -277,9 +277,9 @@ def download(url: str, path: Path, limit: int) -> None:
 
 
 def folder_path(text: str) -> Path:
-    """An argparse type. An empty text, such as an unset variable, would be the current folder.
+    """An argparse type: the absolute path, which stays the same if the current folder changes.
 
-    Absolute, so that it stays the same folder whatever becomes of the current one.
+    An empty text is refused. It would mean the current folder, but is often an unset variable.
     """
     if not text:
         raise argparse.ArgumentTypeError("a folder is expected, not an empty text")

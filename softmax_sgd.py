@@ -94,7 +94,7 @@ def load(data_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """Read X, y, X_test, y_test from the assignment's four files, with pixels divided by 255.
 
     Images are float32 (n, m), labels integers (n,). Raises UserError, naming the file, if one is
-    missing or damaged, or if pixels are not scaled to 0..255 or labels are not classes.
+    missing or damaged, or if its shape, pixels or labels are not what is expected.
     """
     X, y = load_part(data_dir, "train")
     X_test, y_test = load_part(data_dir, "test")
@@ -122,7 +122,7 @@ def load_part(data_dir: str | os.PathLike, part: str) -> tuple[np.ndarray, np.nd
         )
     if len(y) != len(X):
         raise UserError(f"{labels}: {len(y)} labels for {len(X)} images")
-    # False if a pixel is NaN. A largest pixel of at most 16 means another scale, such as 0..1.
+    # NaN fails this test, too. A largest pixel of at most 16 means another scale, such as 0..1.
     if not (X.min() >= 0 and 16 < X.max() <= 255):
         raise UserError(
             f"{images}: pixels from {X.min()} to {X.max()}; 0 to 255 are expected, as they "
@@ -175,7 +175,7 @@ def split(n: int, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray
 
 
 def product(A, B) -> np.ndarray:
-    """A @ B. A stack of A is multiplied as one tall matrix; NumPy would take K small products."""
+    """A @ B. If A is a stack, it is multiplied as one tall matrix, as K small ones take longer."""
     tall = A.reshape(-1, A.shape[-1])  # (K, c, m) as (Kc, m)
     return (tall @ B).reshape(*A.shape[:-1], B.shape[-1])
 
@@ -238,7 +238,8 @@ def gradients(W, b, X, y, alpha) -> tuple[np.ndarray, np.ndarray]:
     D[..., y, np.arange(len(y))] -= 1  # now Ŷ − Y, as Y is 1 in row y[i] of column i, and else 0
     D /= len(X)
     dW = product(D, X)
-    alpha = np.asarray(alpha, dW.dtype)[..., None, None]  # one number for each matrix (c, m)
+    # For a stack, (K, 1, 1). In the dtype of dW, as alphas in float64 would make αW float64.
+    alpha = np.asarray(alpha, dW.dtype)[..., None, None]
     dW += alpha * W  # in place, as dW is large
     return dW, D.sum(axis=-1)
 
@@ -249,7 +250,7 @@ def gradients(W, b, X, y, alpha) -> tuple[np.ndarray, np.ndarray]:
 def minibatches(rows, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Yield all `rows` in a new random order, `batch_size` at a time; the last may hold fewer.
 
-    This is one epoch. Call it again for the next one.
+    This is one epoch, after which nothing is left. Call it again for the next one.
     """
     order = rng.permutation(rows)
     for start in range(0, len(order), batch_size):
@@ -298,7 +299,8 @@ class Stack:
 
     def __init__(self, m, dtype, seed, batch_size, learning_rates, alphas):
         self.batch_size = batch_size
-        self.learning_rates, self.alphas = learning_rates.copy(), alphas.copy()  # its own
+        # Copies, as those given are parts of an array that stacks share.
+        self.learning_rates, self.alphas = learning_rates.copy(), alphas.copy()
         # Seeded so that a model sees the same minibatches whatever else is in the grid.
         self.rng = np.random.default_rng([seed, batch_size])
         # The loss is convex, so any starting point will do; we use zero.
@@ -330,8 +332,8 @@ class Stack:
 def short_switch_interval() -> Iterator[None]:
     """For a while, let threads take Python's lock (the GIL) from each other after 1 ms, not 5 ms.
 
-    NumPy gives up the lock during each large operation, and must get it back after it. With 5 ms
-    the search took about 1.1 of the time on two cores.
+    NumPy gives up the lock during each large operation, and must get it back after it. With 5 ms,
+    the search took about 10% longer on two cores.
     """
     interval = sys.getswitchinterval()
     sys.setswitchinterval(0.001)
@@ -349,8 +351,8 @@ def search(
     Returns four things: the curves, which are the validation metrics of all models after all
     epochs, with the axes `grid.axes()`; the point, which is the indices in them of the best model
     at its best epoch; and its W (c, m) and b (c,). Calls `progress` after every epoch with the
-    number of epochs done and the lowest cross-entropy so far. Raises FloatingPointError if every
-    model diverges.
+    number of epochs done and the lowest cross-entropy so far, even of a model that diverges later.
+    Raises FloatingPointError if every model diverges.
     """
     if BLAS_IS_SLOW:
         warnings.warn(
@@ -395,7 +397,7 @@ def search(
     curves = Metrics(cross_entropy.reshape(shape), accuracy.reshape(shape))
     point = best_point(curves)
     winner = np.ravel_multi_index(point[:-1], shape[:-1])  # its number among the models
-    # Each stack has kept its models as they were at their lowest, so the winner's are of its point.
+    # Each stack has kept the W and b of each model's best epoch, and the winner's is the point's.
     W = np.concatenate([stack.best_W for stack in stacks])[winner]
     b = np.concatenate([stack.best_b for stack in stacks])[winner]
     return curves, point, W, b
@@ -442,15 +444,14 @@ def run_experiment(options: argparse.Namespace) -> None:
         )
     counts = {"training": len(train), "validation": len(validation), "test": len(X_test)}
     axes = grid.axes()
-    # Without --output, the results are only printed: if the disk under stdout is full, fail now.
-    with contextlib.suppress(OSError) if options.output else contextlib.nullcontext():
-        print(
-            "Images: " + ", ".join(f"{count} {part}" for part, count in counts.items()),
-            f"(split by seed {options.seed})\nGrid:",
-            " x ".join(str(len(values)) for values in axes.values()),
-            f"({' x '.join(map(spaced, axes))})",
-            flush=True,
-        )
+    images = ", ".join(f"{count} {part}" for part, count in counts.items())
+    lengths = " x ".join(str(len(values)) for values in axes.values())
+    try:
+        print(f"Images: {images} (split by seed {options.seed})")
+        print(f"Grid: {lengths} ({' x '.join(map(spaced, axes))})", flush=True)
+    except OSError:  # such as a full disk
+        if not options.output:  # then the results are only printed, so fail now
+            raise
 
     start = time.monotonic()
 
@@ -566,7 +567,7 @@ def print_edges(axes: dict, best: dict, explore_hint: bool) -> None:
 def save(folder: Path, results: dict, grid: Grid, curves: Metrics, W, b) -> None:
     """Write RESULT_FILES, and replace old ones once the new are complete.
 
-    If that fails, what is written stays where it is, and the UserError says where.
+    If that fails, what is written stays where it is, and the UserError says where to look.
     """
     new = folder  # until there is a temporary folder
     try:
@@ -576,15 +577,16 @@ def save(folder: Path, results: dict, grid: Grid, curves: Metrics, W, b) -> None
         np.savez(new / "curves.npz", **curves._asdict(), **grid._asdict())
         text = json.dumps(results, indent=2) + "\n"
         (new / "results.json").write_text(text, encoding="utf-8", newline="\n")
-        # The old results.json goes first and the new one comes last: it never lies beside files of
-        # another run.
+        # The old results.json goes first and the new one comes last, so that it never lies beside
+        # files of an earlier run.
         (folder / "results.json").unlink(missing_ok=True)
         for name in RESULT_FILES:
             os.replace(new / name, folder / name)
         new.rmdir()
     except OSError as error:
         raise UserError(
-            f"the results cannot be written to {folder}: {error}. What was written is in {new}"
+            f"the results cannot be written to {folder}: {error}. What is missing there may be in "
+            f"{new}"
         ) from None
     show(f"Wrote results.json, model.npz and curves.npz to {folder}")
 
@@ -619,7 +621,7 @@ def number(kind: type, valid: Callable, wanted: str) -> Callable[[str], float]:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Parse the command line, and create the folder for the output."""
+    """Parse the command line, and try whether the results can be saved."""
     count = number(int, lambda v: v >= 1, "a whole number of 1 or more")
     rate = number(float, lambda v: 0 < v < math.inf, "a number above 0")
     strength = number(float, lambda v: 0 <= v < math.inf, "a number of 0 or more")
