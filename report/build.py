@@ -414,6 +414,8 @@ def build(folder: Path) -> None:
 
     PDF/UA asks for a text for each figure and formula.
     """
+    if read("choice")["grid"] != read("results")["grid"]:
+        raise SystemExit("results.json is of another grid than the rest: run report.experiments")
     typst.compile(output=folder / "report.pdf", pdf_standards="ua-1", **document())
     with matplotlib.rc_context(STYLE | CARD):
         card().savefig(folder / "report" / "readme.svg", metadata={"Date": None})

@@ -22,7 +22,11 @@ def measure() -> tuple[dict, dict]:
     _, rate, _, epoch = best_point(curves)
     seed = [run["seed"] for run in runs].index(read("results")["seed"])
     on_test_images = arrays("averages")["last"][seed, 1, 0, rate]  # of the chosen model, by epoch
+    seeds_lowest = arrays("seeds")["lowest"]
+    if seeds_lowest.shape[1:] != lowest.shape:
+        raise SystemExit("seeds.npz is of another grid than results.json: run report.experiments")
     facts = {
+        "grid": grid._asdict(),
         **neighbours_and_rivals(curves),
         "test_images": {
             "before_and_after": beside(on_test_images, epoch),
@@ -30,7 +34,7 @@ def measure() -> tuple[dict, dict]:
         },
         "averaged": best_average(grid, curves),
         "shared_ratios": shared_ratios(grid),
-        "ratios_of_seeds": [spreads(grid, one) for one in arrays("seeds")["lowest"]],
+        "ratios_of_seeds": [spreads(grid, one) for one in seeds_lowest],
         "alphas": compare_alphas(lowest),
         "rises": rises(runs, read("averages")["seeds"], read("optimum")["splits"]),
     }

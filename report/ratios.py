@@ -32,7 +32,7 @@ def measure() -> tuple[dict, dict]:
         rates = tuple(sorted(rate for rate in wanted if (batch_size, rate) not in models))
         if not rates:
             continue
-        more = Grid((batch_size,), rates, (best["alpha"],), grid.epochs)
+        more = Grid((batch_size,), rates, (best["alpha"],), epochs=grid.epochs)
         curves, _, _, _ = search(X, y, train, validation, more, seed)
         values = without_diverged(curves).min(axis=-1).ravel()
         models |= {(batch_size, rate): float(v) for rate, v in zip(rates, values, strict=True)}

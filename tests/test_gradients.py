@@ -109,14 +109,19 @@ def sign_reversed(Yhat, Y, p):
     return with_error(Y - Yhat, p)
 
 
-def argmax_in_place_of_probabilities(Yhat, Y, p):
-    predicted = np.eye(len(Y))[:, Yhat.argmax(axis=0)]
-    return with_error(predicted - Y, p)
+def softmax_over_the_examples_instead_of_the_classes(Yhat, Y, p):
+    Z = p.W @ p.X.T + p.b[:, None]
+    return with_error(scipy.special.softmax(Z, axis=1) - Y, p)
 
 
 def sum_in_place_of_mean(Yhat, Y, p):
     D = Yhat - Y
     return D @ p.X + p.alpha * p.W, D.sum(axis=1)
+
+
+def sum_in_place_of_mean_for_b(Yhat, Y, p):
+    dW, db = with_error(Yhat - Y, p)
+    return dW, db * len(p.X)
 
 
 def alpha_missing(Yhat, Y, p):
@@ -134,11 +139,6 @@ def alpha_doubled(Yhat, Y, p):
     return D @ p.X / len(p.X) + 2 * p.alpha * p.W, D.mean(axis=1)
 
 
-def alpha_halved(Yhat, Y, p):
-    D = Yhat - Y
-    return D @ p.X / len(p.X) + p.alpha / 2 * p.W, D.mean(axis=1)
-
-
 def biases_regularised(Yhat, Y, p):
     dW, db = with_error(Yhat - Y, p)
     return dW, db + p.alpha * p.b
@@ -146,12 +146,12 @@ def biases_regularised(Yhat, Y, p):
 
 MISTAKES = (
     sign_reversed,
-    argmax_in_place_of_probabilities,
+    softmax_over_the_examples_instead_of_the_classes,
     sum_in_place_of_mean,
+    sum_in_place_of_mean_for_b,
     alpha_missing,
     alpha_divided_by_n,
     alpha_doubled,
-    alpha_halved,
     biases_regularised,
 )
 
