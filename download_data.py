@@ -121,7 +121,9 @@ def mismatch(path: Path, file: File) -> str:
 def fetch(files: list[File], data_dir: Path, folder: Path, mirror: str | None) -> list[File]:
     """Fetch the files by way of the temporary `folder`; return those that are still missing."""
     missing = list(files)
-    handled = sys.exc_info()[1]  # None, or the error of an `except` block that called this
+    # If this is called in an `except` block, its error, which Python chains to all those below,
+    # although it caused none of them; else None.
+    handled = sys.exc_info()[1]
     to_try = sources(mirror)
     for i, (name, source) in enumerate(to_try):
         then = f"; next: {to_try[i + 1][0]}" if i + 1 < len(to_try) else ""
@@ -137,20 +139,21 @@ def fetch(files: list[File], data_dir: Path, folder: Path, mirror: str | None) -
                 if isinstance(error, Unreachable):
                     break
                 continue
-            if not os.path.lexists(target):
-                os.replace(path, target)
-            elif problem := mismatch(target, file):
-                raise UserError(f"{data_dir}: {problem}. It appeared during the download")
-            show(f"{target}: {file.size / 1e6:.2f} MB from {name}, verified")
             missing.remove(file)
+            if os.path.lexists(target):  # another program has put it there in the meantime
+                if problem := mismatch(target, file):
+                    raise UserError(f"{data_dir}: {problem}. It appeared during the download")
+                show(f"{target}: appeared during the download, verified")
+            else:
+                os.replace(path, target)
+                show(f"{target}: {file.size / 1e6:.2f} MB from {name}, verified")
     return missing
 
 
 def first_cause(error: BaseException, handled: BaseException | None) -> str:
     """The message of the root cause: "Name or service not known", not "Max retries exceeded".
 
-    Python chains an error to the one that is being handled when it is raised. If the caller was
-    already handling one, that is `handled`, and not a cause.
+    `handled`, and what lies behind it in the chain, are not causes: see fetch.
     """
     while True:
         cause = error.__cause__ if error.__suppress_context__ else error.__context__
@@ -203,7 +206,9 @@ def sources(mirror: str | None) -> list[tuple[str, Callable]]:
         found.append((str(SYSTEM), from_system))
     found.append(("the course's server", partial(from_server, COURSE)))
     found.append(("Zalando's server", from_zalando))
-    if shutil.which("apt-get"):  # some networks, as of a CI, let only package mirrors through
+    if shutil.which(
+        "apt-get"
+    ):  # some networks, such as those of CI machines, let only package mirrors through
         found.append(("the system's package mirror", from_package))
     return found
 
@@ -241,7 +246,9 @@ def from_package(file: File, path: Path) -> None:
 
 def write_npy(file: File, idx: Path, path: Path) -> None:
     """Convert a gzipped IDX file to the bytes of the course's .npy file."""
-    import numpy as np  # not at the top: softmax_sgd must come before NumPy, this module need not
+    # Not at the top, so that this module may be imported before softmax_sgd, which must be imported
+    # before NumPy.
+    import numpy as np
 
     # A header has 4 bytes, and 4 for each dimension: n, or n x 28 x 28 if these are images.
     header = 16 if len(file.shape) == 2 else 8

@@ -250,7 +250,7 @@ def gradients(W, b, X, y, alpha) -> tuple[np.ndarray, np.ndarray]:
 def minibatches(rows, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Yield all `rows` in a new random order, `batch_size` at a time; the last may hold fewer.
 
-    This is one epoch, after which nothing is left. Call it again for the next one.
+    This is one epoch. Call it again for the next one, as a generator can be used only once.
     """
     order = rng.permutation(rows)
     for start in range(0, len(order), batch_size):
@@ -299,8 +299,7 @@ class Stack:
 
     def __init__(self, m, dtype, seed, batch_size, learning_rates, alphas):
         self.batch_size = batch_size
-        # Copies, as those given are parts of an array that stacks share.
-        self.learning_rates, self.alphas = learning_rates.copy(), alphas.copy()
+        self.learning_rates, self.alphas = np.array(learning_rates, dtype), np.array(alphas, dtype)
         # Seeded so that a model sees the same minibatches whatever else is in the grid.
         self.rng = np.random.default_rng([seed, batch_size])
         # The loss is convex, so any starting point will do; we use zero.
@@ -348,8 +347,8 @@ def search(
 ) -> tuple[Metrics, tuple[int, ...], np.ndarray, np.ndarray]:
     """Train all models of the grid on the rows `train`; evaluate them on `validation` every epoch.
 
-    Returns four things: the curves, which are the validation metrics of all models after all
-    epochs, with the axes `grid.axes()`; the point, which is the indices in them of the best model
+    Returns four things: the curves, which are the validation metrics of each model after each
+    epoch, with the axes `grid.axes()`; the point, which is the indices in them of the best model
     at its best epoch; and its W (c, m) and b (c,). Calls `progress` after every epoch with the
     number of epochs done and the lowest cross-entropy so far, even of a model that diverges later.
     Raises FloatingPointError if every model diverges.
@@ -385,11 +384,11 @@ def search(
                 history.append(np.concatenate(metrics, axis=1))
                 progress(epoch, min(stack.lowest.min() for stack in stacks))
         except KeyboardInterrupt:
-            # Do not wait for the end of the epoch, and let no second Ctrl-C disturb the end.
-            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            # Do not wait for the end of the epoch, and let no second Ctrl-C disturb the shutdown.
+            previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
             stop.set()
             pool.shutdown()
-            signal.signal(signal.SIGINT, handler)
+            signal.signal(signal.SIGINT, previous)
             raise
 
     shape = tuple(len(values) for values in grid.axes().values())
@@ -397,7 +396,7 @@ def search(
     curves = Metrics(cross_entropy.reshape(shape), accuracy.reshape(shape))
     point = best_point(curves)
     winner = np.ravel_multi_index(point[:-1], shape[:-1])  # its number among the models
-    # Each stack has kept the W and b of each model's best epoch, and the winner's is the point's.
+    # Each stack has kept every model's W and b of its best epoch; that of the winner is point[-1].
     W = np.concatenate([stack.best_W for stack in stacks])[winner]
     b = np.concatenate([stack.best_b for stack in stacks])[winner]
     return curves, point, W, b
@@ -446,11 +445,12 @@ def run_experiment(options: argparse.Namespace) -> None:
     axes = grid.axes()
     images = ", ".join(f"{count} {part}" for part, count in counts.items())
     lengths = " x ".join(str(len(values)) for values in axes.values())
+    # If stdout fails, as with a full disk, fail now. With --output, search: the results are saved.
     try:
         print(f"Images: {images} (split by seed {options.seed})")
         print(f"Grid: {lengths} ({' x '.join(map(spaced, axes))})", flush=True)
-    except OSError:  # such as a full disk
-        if not options.output:  # then the results are only printed, so fail now
+    except OSError:
+        if not options.output:
             raise
 
     start = time.monotonic()
@@ -512,9 +512,10 @@ def spaced(name: str) -> str:
 
 
 def print_lowest(grid: Grid, lowest: np.ndarray) -> None:
-    """Print the lowest cross-entropy of all models that share a value of the grid.
+    """Print the lowest cross-entropy for each batch size and learning rate, and for each alpha.
 
-    `lowest` holds that of each model, which is infinite if the model diverged.
+    `lowest` has the axes of the grid but for epochs: the lowest of each model, infinite if it
+    diverged.
     """
     best = lowest.min()
 
@@ -569,10 +570,11 @@ def save(folder: Path, results: dict, grid: Grid, curves: Metrics, W, b) -> None
 
     If that fails, what is written stays where it is, and the UserError says where to look.
     """
-    new = folder  # until there is a temporary folder
+    where = ""
     try:
         folder.mkdir(parents=True, exist_ok=True)  # it may have been deleted
         new = Path(tempfile.mkdtemp(prefix="results-", dir=folder))
+        where = f". What is missing there may be in {new}"
         np.savez(new / "model.npz", W=W, b=b)
         np.savez(new / "curves.npz", **curves._asdict(), **grid._asdict())
         text = json.dumps(results, indent=2) + "\n"
@@ -584,15 +586,12 @@ def save(folder: Path, results: dict, grid: Grid, curves: Metrics, W, b) -> None
             os.replace(new / name, folder / name)
         new.rmdir()
     except OSError as error:
-        raise UserError(
-            f"the results cannot be written to {folder}: {error}. What is missing there may be in "
-            f"{new}"
-        ) from None
+        raise UserError(f"the results cannot be written to {folder}: {error}{where}") from None
     show(f"Wrote results.json, model.npz and curves.npz to {folder}")
 
 
 def try_to_save(folder: Path) -> None:
-    """Do now what `save` will do, so that it hardly fails after the search. Raises OSError.
+    """Do now what `save` will do, so that it is unlikely to fail after the search. Raises OSError.
 
     Each file that is already there is replaced by a copy of itself.
     """
