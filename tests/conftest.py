@@ -12,8 +12,8 @@ helpers.py has the functions and names that several modules share, server.py the
 downloader's tests use. Tests of the real images skip if the data are missing.
 
 If you add a learning-rate schedule, put it into the plain loop of test_oracle and `train_alone` of
-test_search, too: `learning_rate * 0.95 ** epoch`, with epochs from 0. Set SEED = 12 in helpers, so
-that the winner of GRID stays inside it; test_oracle says so if it does not.
+test_search, too, as `learning_rate * 0.95 ** (epoch - 1)` if epochs count from 1. Set SEED = 12 in
+helpers, so that the winner of GRID stays inside it; test_oracle says so if it does not.
 
 If you add a hyperparameter, such as momentum, add it to the same two loops, to GRID and
 GRID_OPTIONS in helpers (one value that matters, such as 0.3, with learning rates 0.7 times as
@@ -33,11 +33,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers import GRID_OPTIONS, make_problem, run, write_own_files
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from download_data import DATA, FILES, mismatch
 
-settings.register_profile("steady", deadline=None, derandomize=True)
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("steady")
 
 # PYTHONUNBUFFERED would hide errors that occur when stdout is flushed at the end of a program.

@@ -20,7 +20,7 @@ TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = DATA_FILES = (
 
 # The grid of the run that tests look at. Its axes have different lengths, and its winner has a
 # different index on each, so swapped axes are noticed. Other models of the winner's stack improve
-# in later epochs, so a W of the wrong epoch is noticed.
+# in later epochs. So if W was kept whenever any model improves, that is noticed, too.
 GRID = Grid(
     batch_sizes=(4, 9, 16),
     learning_rates=(0.1, 0.2, 0.4, 0.8, 1.2),

@@ -46,8 +46,9 @@ needs_permissions = pytest.mark.skipif(
 
 def npy_and_idx(values):
     """The bytes of the course's and of Zalando's file with these values."""
-    npy, axes = io.BytesIO(), (len(values), 28, 28)[: 1 if values.ndim == 1 else 3]
-    np.save(npy, values.astype("<i4" if values.ndim == 1 else "<f4"))
+    labels, npy = values.ndim == 1, io.BytesIO()
+    axes = (len(values),) if labels else (len(values), 28, 28)
+    np.save(npy, values.astype("<i4" if labels else "<f4"))
     header = struct.pack(f">4B{len(axes)}I", 0, 0, 8, len(axes), *axes)  # 8: unsigned bytes
     return npy.getvalue(), gzip.compress(header + values.tobytes(), 1)
 
@@ -175,39 +176,6 @@ def test_the_urls_and_names_of_the_sources():
     ], "other names, or another order than smallest first"
 
 
-# --- What is wrong with a file --------------------------------------------------------------------
-
-
-def dangling(path):
-    path.symlink_to("nothing")
-
-
-def pipe(path):
-    os.mkfifo(path)
-
-
-def unreadable(path):
-    path.touch(mode=0)
-
-
-in_half_a_minute = pytest.mark.timeout(30)  # whoever reads a pipe waits for ever
-FLIPPED = flip_a_bit(CONTENT[FIRST.name])
-FLIPPED_SAID = f"has {FIRST.size} bytes (SHA-256 {sha256(FLIPPED).hexdigest()[:8]}"
-
-each_wrong_file = pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        pytest.param(Path.touch, "has 0 bytes", id="empty"),
-        pytest.param(lambda path: path.write_bytes(FLIPPED), FLIPPED_SAID, id="one wrong bit"),
-        pytest.param(lambda path: np.save(path, np.ones((4, 4))), "has 256 bytes", id="own array"),
-        pytest.param(Path.mkdir, "is not a file", id="folder"),
-        pytest.param(dangling, "is not a file", id="dangling link", marks=needs_posix),
-        pytest.param(pipe, "is not a file", id="pipe", marks=[needs_posix, in_half_a_minute]),
-        pytest.param(unreadable, "cannot be read", id="unreadable", marks=needs_permissions),
-    ],
-)
-
-
 # --- Lines for the user ---------------------------------------------------------------------------
 
 
@@ -326,13 +294,6 @@ def test_the_mirror_is_tried_first_and_then_what_costs_least(tmp_path, monkeypat
     assert others == expected, f"this is the order: {others}"
 
 
-def test_no_temporary_folder_stays_after_success_or_failure(folder, serve):
-    for mirror in None, serve().url:
-        attempt(folder, mirror)
-        left = found(folder) - NAMES
-        assert not left, f"left over: {left}"
-
-
 def test_a_source_that_lacks_a_file_is_asked_for_the_others(folder, serve):
     source = serve(files={name: CONTENT[name] for name in NAMES - {FIRST.name}})
     _, lines = attempt(folder, f"{source.url}folder/")
@@ -426,7 +387,9 @@ def test_a_source_writes_into_a_temporary_folder_only(folder, monkeypatch, serve
 
 
 @needs_posix
-def test_apt_get_is_called_once_and_writes_in_the_temporary_folder_only(tmp_path, monkeypatch):
+def test_apt_get_updates_and_downloads_once_and_writes_in_the_temporary_folder_only(
+    tmp_path, monkeypatch
+):
     """So it needs no root. The blank in the path must not break the shell's commands."""
     tools = put_package(tmp_path, monkeypatch)
     attempt(tmp_path / "Übung 1")
@@ -536,6 +499,36 @@ def test_without_requests_other_sources_deliver(tmp_path, folder, monkeypatch, s
 
 
 # --- Files that are there, and what stays ---------------------------------------------------------
+
+
+def dangling(path):
+    path.symlink_to("nothing")
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def unreadable(path):
+    path.touch(mode=0)
+
+
+in_half_a_minute = pytest.mark.timeout(30)  # whoever reads a pipe waits for ever
+FLIPPED = flip_a_bit(CONTENT[FIRST.name])
+FLIPPED_SAID = f"has {FIRST.size} bytes (SHA-256 {sha256(FLIPPED).hexdigest()[:8]}"
+
+each_wrong_file = pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        pytest.param(Path.touch, "has 0 bytes", id="empty"),
+        pytest.param(lambda path: path.write_bytes(FLIPPED), FLIPPED_SAID, id="one wrong bit"),
+        pytest.param(lambda path: np.save(path, np.ones((4, 4))), "has 256 bytes", id="own array"),
+        pytest.param(Path.mkdir, "is not a file", id="folder"),
+        pytest.param(dangling, "is not a file", id="dangling link", marks=needs_posix),
+        pytest.param(pipe, "is not a file", id="pipe", marks=[needs_posix, in_half_a_minute]),
+        pytest.param(unreadable, "cannot be read", id="unreadable", marks=needs_permissions),
+    ],
+)
 
 
 @each_wrong_file

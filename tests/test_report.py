@@ -86,8 +86,8 @@ def test_models_of_one_ratio_differ_much_less_than_those_of_different_ratios():
             assert within < between / 6, f"seed {run['seed']}"
 
 
-# "The larger ratios occur in the grid with one n each, so the missing models were trained as well,
-# after the choice. There the rule holds less well"
+# "With all n, the rule holds less well ... At each of these ratios, the largest n, which has the
+# largest ε, is the worst."
 
 
 def test_at_the_largest_ratio_the_rule_ends_and_the_largest_n_is_the_worst():
@@ -142,7 +142,7 @@ def test_the_largest_alpha_is_worse_everywhere_and_the_others_hardly_differ():
     assert CHOICE["alphas"]["others_median"] < CHOICE["alphas"]["worse"][0] / 5
 
 
-# "What is left to chance"
+# --- What is left to chance -----------------------------------------------------------------------
 
 
 def test_the_runner_up_is_so_near_that_rounding_could_choose_it():
@@ -212,16 +212,16 @@ def test_seed_0_has_the_lowest_cross_entropies_of_the_five():
         assert luckiest["seed"] == RESULTS["seed"]
 
 
-# "So the choice among thousands of points flatters the winner little, and the test images seem to
-# be harder."
+# "So the test images seem harder, and the choice among thousands of points flatters the winner by
+# about 0.001, far more than its lead."
 
 
-def test_the_choice_adds_little_to_the_rise_from_validation_to_test():
+def test_the_test_images_are_harder_and_the_choice_flatters_by_far_more_than_the_lead():
     rises, interval = CHOICE["rises"], read("winner")["cross_entropy"]
+    half_width = (interval["high"] - interval["low"]) / 2  # what the sampling of images explains
+    assert rises["minimum"] > half_width, "for the exact minimum, which was not chosen"
     assert rises["minimum"] < rises["mean"] < rises["winner"]
-    dip = min(CHOICE["before_and_after"]) - RESULTS["validation"]["cross_entropy"]
-    assert rises["winner"] - rises["minimum"] < dip / 4
-    assert rises["minimum"] > (interval["high"] - interval["low"]) / 2
+    assert rises["winner"] - rises["minimum"] > 10 * CHOICE["runner_up"]
 
 
 # --- Beyond the questions -------------------------------------------------------------------------
@@ -252,13 +252,14 @@ def test_the_weights_of_all_classes_add_up_to_0():
 
 
 def test_the_simulations_agree_with_the_law_at_a_well_chosen_rate():
-    """Each number is the simulated value divided by that of the law; the rate is below 2/L."""
+    """Of the loss, of b, and of w along h: each simulated value divided by that of the law."""
     facts = read("logistic")
-    assert all(facts["learning_rate"] < pair["largest_rate"] for pair in facts["pairs"].values())
-    for pair in facts["law"]:
-        assert [pair["loss"], pair["bias"]] == pytest.approx([1, 1], abs=1e-3)
-        if pair["h_squared"]:  # otherwise, w converges
-            assert pair["along"] == pytest.approx(1, abs=1e-3)
+    for pair in facts["pairs"].values():  # the two of the assignment
+        assert facts["learning_rate"] < pair["largest_rate"], "not below 2/L"
+    for problem in facts["law"]:  # all that were simulated
+        assert [problem["loss"], problem["bias"]] == pytest.approx([1, 1], abs=1e-3)
+        if problem["h_squared"]:  # otherwise, w converges
+            assert problem["along"] == pytest.approx(1, abs=1e-3)
 
 
 # --- The document ---------------------------------------------------------------------------------
@@ -278,6 +279,7 @@ def build():
 def test_the_report_and_the_picture_are_what_build_makes(build, tmp_path):
     (tmp_path / "report").mkdir()
     build.build(tmp_path)
+    # Typst writes the images of the PDF itself, so that its bytes are the same everywhere.
     same = (tmp_path / "report.pdf").read_bytes() == (ROOT / "report.pdf").read_bytes()
     assert same, "report.pdf is not what report/build.py makes from report/results"
 

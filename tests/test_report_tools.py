@@ -179,7 +179,7 @@ def test_models_are_grouped_by_the_ratio_of_batch_size_and_learning_rate():
     lowest[1, 1, 2] += 0.05  # batches of 20 and rate 0.2, beside those of 10 and 0.1
     facts = choice.spreads(grid, lowest)
     assert facts["within"] == pytest.approx([0, 0, 0.05])
-    # Only 50 and 100 have two models each.
+    # Largest minus smallest of all models of 50 and 100, which alone have two each: 0.3 − 0.2.
     assert facts["between"] == pytest.approx([0.1, 0.1, 0.1])
 
 
