@@ -208,7 +208,7 @@ def sources(mirror: str | None) -> list[tuple[str, Callable]]:
     found.append(("Zalando's server", from_zalando))
     if shutil.which(
         "apt-get"
-    ):  # some networks, such as those of CI machines, let only package mirrors through
+    ):  # some networks, as of CI machines, let only package mirrors through
         found.append(("the system's package mirror", from_package))
     return found
 

@@ -387,9 +387,7 @@ def test_a_source_writes_into_a_temporary_folder_only(folder, monkeypatch, serve
 
 
 @needs_posix
-def test_apt_get_updates_and_downloads_once_and_writes_in_the_temporary_folder_only(
-    tmp_path, monkeypatch
-):
+def test_apt_get_updates_and_downloads_once_in_the_temporary_folder(tmp_path, monkeypatch):
     """So it needs no root. The blank in the path must not break the shell's commands."""
     tools = put_package(tmp_path, monkeypatch)
     attempt(tmp_path / "Übung 1")
