@@ -206,9 +206,7 @@ def sources(mirror: str | None) -> list[tuple[str, Callable]]:
         found.append((str(SYSTEM), from_system))
     found.append(("the course's server", partial(from_server, COURSE)))
     found.append(("Zalando's server", from_zalando))
-    if shutil.which(
-        "apt-get"
-    ):  # some networks, as of CI machines, let only package mirrors through
+    if shutil.which("apt-get"):  # some networks, as for CI, let only package mirrors through
         found.append(("the system's package mirror", from_package))
     return found
 
