@@ -121,8 +121,8 @@ def mismatch(path: Path, file: File) -> str:
 def fetch(files: list[File], data_dir: Path, folder: Path, mirror: str | None) -> list[File]:
     """Fetch the files by way of the temporary `folder`; return those that are still missing."""
     missing = list(files)
-    # If this is called in an `except` block, its error, which Python chains to all those below,
-    # although it caused none of them; else None.
+    # None, or the error that our caller is handling. Python makes it the `__context__` of every
+    # error below, although it is not their cause; first_cause stops before it.
     handled = sys.exc_info()[1]
     to_try = sources(mirror)
     for i, (name, source) in enumerate(to_try):
@@ -153,7 +153,7 @@ def fetch(files: list[File], data_dir: Path, folder: Path, mirror: str | None) -
 def first_cause(error: BaseException, handled: BaseException | None) -> str:
     """The message of the root cause: "Name or service not known", not "Max retries exceeded".
 
-    `handled`, and what lies behind it in the chain, are not causes: see fetch.
+    `handled`, and what comes after it in the chain, are not causes: see fetch.
     """
     while True:
         cause = error.__cause__ if error.__suppress_context__ else error.__context__

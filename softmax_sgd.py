@@ -57,11 +57,12 @@ BLAS_THREADS = (
     "OMP_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-if "numpy" not in sys.modules:
+if "numpy" in sys.modules:  # too late; `search` warns, unless the user has set one of them
+    BLAS_IS_SLOW = not any(variable in os.environ for variable in BLAS_THREADS)
+else:
+    BLAS_IS_SLOW = False
     for variable in BLAS_THREADS:
         os.environ.setdefault(variable, "1")
-# True if NumPy was imported first, and the user has set none of them; `search` then warns.
-BLAS_IS_SLOW = not any(variable in os.environ for variable in BLAS_THREADS)
 
 import argparse
 import contextlib
@@ -238,7 +239,7 @@ def gradients(W, b, X, y, alpha) -> tuple[np.ndarray, np.ndarray]:
     D[..., y, np.arange(len(y))] -= 1  # now Ŷ − Y, as Y is 1 in row y[i] of column i, and else 0
     D /= len(X)
     dW = product(D, X)
-    # For a stack, (K, 1, 1). In the dtype of dW, as alphas in float64 would make αW float64.
+    # alpha gets the shape (K, 1, 1) for a stack; and the dtype of dW, so that αW has it, too.
     alpha = np.asarray(alpha, dW.dtype)[..., None, None]
     dW += alpha * W  # in place, as dW is large
     return dW, D.sum(axis=-1)
@@ -396,7 +397,8 @@ def search(
     curves = Metrics(cross_entropy.reshape(shape), accuracy.reshape(shape))
     point = best_point(curves)
     winner = np.ravel_multi_index(point[:-1], shape[:-1])  # its number among the models
-    # Each stack has kept every model's W and b of its best epoch; that of the winner is point[-1].
+    # Each stack has kept, for every model, the W and b of that model's best epoch. For the winner,
+    # this is the epoch of the point.
     W = np.concatenate([stack.best_W for stack in stacks])[winner]
     b = np.concatenate([stack.best_b for stack in stacks])[winner]
     return curves, point, W, b
@@ -445,7 +447,8 @@ def run_experiment(options: argparse.Namespace) -> None:
     axes = grid.axes()
     images = ", ".join(f"{count} {part}" for part, count in counts.items())
     lengths = " x ".join(str(len(values)) for values in axes.values())
-    # If stdout fails, as with a full disk, fail now. With --output, search: the results are saved.
+    # If stdout cannot be written (a full disk), stop before the long search. But with --output,
+    # search all the same, as the results will be saved.
     try:
         print(f"Images: {images} (split by seed {options.seed})")
         print(f"Grid: {lengths} ({' x '.join(map(spaced, axes))})", flush=True)
@@ -680,6 +683,8 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(1)
     except OSError as error:  # of print: a full disk, or a closed pipe, as by `| head -1`
         show(f"softmax_sgd.py: stdout: {error.strerror}")
+        if isinstance(error.__context__, UserError):  # the results could not be saved, either
+            show(f"softmax_sgd.py: {error.__context__}")
         # Otherwise Python flushes it once more when it ends, and complains.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -561,6 +561,25 @@ def test_whatever_becomes_of_stdout_and_stderr_the_results_are_written(
 
 
 @posix
+def test_if_results_can_neither_be_saved_nor_printed_both_reasons_are_given(own_files, tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    code = f"""
+import softmax_sgd
+def fail(*arguments):
+    raise softmax_sgd.UserError("not saved")
+softmax_sgd.save = fail
+softmax_sgd.main({[*map(str, (*ONE_MODEL, "--data-dir", own_files, "--output", tmp_path / "out"))]})
+"""
+    with open("/dev/full", "w") as full:
+        pipes = {"stdout": full, "stderr": subprocess.PIPE, "text": True}
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, **pipes)
+    assert done.returncode == 1
+    assert "softmax_sgd.py: stdout: No space left on device\n" in done.stderr
+    assert "softmax_sgd.py: not saved\n" in done.stderr
+
+
+@posix
 def test_without_output_a_full_disk_under_stdout_ends_the_program_before_the_search(own_files):
     if not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")
