@@ -51,10 +51,12 @@ def test_80_percent_of_the_training_files_train_and_20_percent_validate(own_file
 
     monkeypatch.setattr("softmax_sgd.search", stop)
     with pytest.raises(SystemExit):
-        main(["--batch-sizes", "8", "--data-dir", str(own_files)])
+        main(["--batch-sizes", "8", "--seed", "3", "--data-dir", str(own_files)])
     train, validation = given
     assert (len(train), len(validation)) == (48, 12)
     assert sorted([*train, *validation]) == list(range(60)), "not each row in one of the two"
+    right = split(60, 0.2, np.random.default_rng(3))
+    assert set(validation) == set(right[1]), "the split is not that of --seed"
 
 
 # "optimise the hyperparameters on the validation set only"

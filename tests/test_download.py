@@ -17,6 +17,7 @@ import sys
 import tarfile
 import threading
 import time
+import tracemalloc
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -233,6 +234,17 @@ def test_an_idx_file_becomes_the_npy_file_to_the_byte(tmp_path, file):
     assert (tmp_path / file.name).read_bytes() == CONTENT[file.name]
 
 
+def test_a_gzip_bomb_is_not_unpacked(tmp_path):
+    idx = tmp_path / FIRST.idx_name
+    idx.write_bytes(gzip.compress(bytes(10**8)))
+    tracemalloc.start()
+    with contextlib.suppress(ValueError):  # the values do not fit the shape
+        write_npy(FIRST, idx, tmp_path / FIRST.name)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10**7, f"{peak / 1e6:.0f} MB were unpacked for a file of {FIRST.size} bytes"
+
+
 # --- One download ---------------------------------------------------------------------------------
 
 
@@ -246,6 +258,14 @@ def test_a_body_is_written_as_it_is_with_few_lines_of_progress(tmp_path, capsys,
     assert source.headers["Accept-Encoding"] == "identity"
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) < 32, f"{len(lines)} lines for 64 pieces: {lines[:3]}"
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_the_url_of_a_folder_may_end_with_a_slash_or_not(tmp_path, serve, end):
+    source = serve()
+    with contextlib.suppress(Exception):
+        download_data.from_server(f"{source.url}folder{end}", FIRST, tmp_path / "file")
+    assert source.asked == [f"/folder/{FIRST.name}"], f"asked for was {source.asked}"
 
 
 @pytest.mark.parametrize("stall", [server.stall, server.stall_midway])
@@ -383,7 +403,8 @@ def test_a_source_writes_into_a_temporary_folder_only(folder, monkeypatch, serve
     attempt(folder, serve().url)
     assert written, "the mirror was not asked"
     for path in written:
-        assert path.parent.parent == folder, f"a source writes straight to {path}"
+        right = path.parent.parent == folder
+        assert right, f"a source writes to {path}, not into a temporary folder in {folder}"
 
 
 @needs_posix

@@ -28,9 +28,9 @@ def test_every_row_is_in_exactly_one_part_of_the_split(n, seed):
 def test_the_split_is_random_and_depends_on_the_seed():
     parts = [split(100, 0.2, np.random.default_rng(seed))[1] for seed in (0, 0, 1)]
     assert_array_equal(parts[0], parts[1], err_msg="the same seed gives another split")
-    assert set(parts[0]) != set(parts[2]), "another seed gives the same split"
     assert set(parts[0]) != set(range(20)), "the first rows are taken"
     assert set(parts[0]) != set(range(80, 100)), "the last rows are taken"
+    assert set(parts[0]) != set(parts[2]), "another seed gives the same split"
 
 
 # --- The search -----------------------------------------------------------------------------------
@@ -121,6 +121,10 @@ def what_is_wrong(small, curves, right) -> str:
     is_wrong = ~np.isclose(curves, right, rtol=1e-9, atol=0).all(axis=(0, 2))
     first = dict(zip(GRID.axes(), MODELS[is_wrong.argmax()], strict=False))
     return f"{names}; {is_wrong.sum()} of {len(MODELS)} models are wrong, first {first}"
+
+
+def test_the_axis_of_epochs_counts_from_1_to_the_last():
+    assert list(Grid(epochs=3).axes()["epochs"]) == [1, 2, 3]
 
 
 def test_W_and_b_are_those_of_the_point(small, found):
