@@ -15,11 +15,15 @@ If you add a learning-rate schedule, put it into the plain loop of test_oracle a
 test_search, too, as `learning_rate * 0.95 ** (epoch - 1)` if epochs count from 1. Set SEED = 12 in
 helpers, so that the winner of GRID stays inside it; test_oracle says so if it does not.
 
-If you add a hyperparameter, such as momentum, add it to the same two loops, to GRID and
-GRID_OPTIONS in helpers (one value that matters, such as 0.3, with learning rates 0.7 times as
-large and SEED = 12), to the list of options in test_command, and an axis to its test of TABLES. The
-report and its tests are about the four hyperparameters of today: among others, choice.py,
-ratios.py, averages.py and build.py must learn of the new one.
+If you add a hyperparameter, such as momentum:
+
+- Add it to the same two loops.
+- Give GRID and GRID_OPTIONS in helpers one value of it, such as 0.3. Momentum of 0.3 makes the
+  steps longer, so multiply the learning rates by 0.7 there. Set SEED = 12.
+- In test_command, add its option to the test of --help, and an axis to `lowest` in the test of
+  TABLES.
+- The report and its tests are about the four hyperparameters of today: among others, choice.py,
+  ratios.py, averages.py and build.py must learn of the new one.
 """
 
 import softmax_sgd  # before NumPy, so that BLAS uses one thread in each call

@@ -140,7 +140,7 @@ DAMAGED = {
     "cut in its numbers": (lambda content: content[:-3], ""),
     "damaged in its header": (lambda content: content.replace(b"shape", b"shame"), ""),
     "larger in its header": (lambda content: content.replace(b"(6, 4)", b"(9, 4)"), ""),
-    "with a line feed that became two bytes": (
+    "with a byte too many, as after a transfer that turned LF into CRLF": (
         lambda content: content[:140] + b"\r" + content[140:],
         "more bytes than its header says",
     ),

@@ -104,6 +104,7 @@ def test_the_steps_of_the_notebook_run_and_show_what_they_announce(data_dir):
     )
     assert done.returncode == 0, done.stderr
     assert "NumPy was imported before" not in done.stderr, done.stderr
+    # What the eight blocks printed; _ is not checked.
     _, check, epoch, search, _, prediction, _, confusion = done.stdout.split("---\n")
     gradient, slope = re.findall(r"-?\d\.\d{6}", check)
     assert float(gradient) == pytest.approx(float(slope), abs=2e-6)

@@ -91,7 +91,7 @@ def test_models_of_one_ratio_differ_much_less_than_those_of_different_ratios():
 
 
 def test_at_the_largest_ratio_the_rule_ends_and_the_largest_n_is_the_worst():
-    facts = read("ratios")
+    facts = read("ratios")  # ascending in n/ε: the first has the largest ratio ε/n
     for group in (facts["first"], facts["last"]):
         assert [row["batch_size"] for row in group] == RESULTS["grid"]["batch_sizes"]
     assert facts["spreads"][0] > 10 * facts["spreads"][-1]
@@ -115,8 +115,10 @@ def test_most_seeds_choose_the_same_ratio_and_the_others_and_the_averages_are_ne
     assert ratio(CHOICE["averaged"]) != ratio(BEST), "running means would choose the same ratio"
 
 
-def test_for_each_alpha_the_mean_of_the_models_with_one_ratio_is_lowest_at_that_of_the_winner():
-    groups = choice.by_ratio(Grid(**RESULTS["grid"]), LOWEST)  # by n/ε: (models, alphas)
+def test_for_each_alpha_the_winners_ratio_has_the_lowest_mean():
+    groups = choice.by_ratio(
+        Grid(**RESULTS["grid"]), LOWEST
+    )  # by n/ε, that is 1/ratio: (models, alphas)
     means = np.array([values.mean(axis=0) for values in groups.values()])
     lowest = [list(groups)[i] for i in means.argmin(axis=0)]
     assert lowest == pytest.approx([1 / ratio(BEST)] * len(lowest))
@@ -146,7 +148,8 @@ def test_the_largest_alpha_is_worse_everywhere_and_the_others_hardly_differ():
 
 
 def test_the_runner_up_is_so_near_that_rounding_could_choose_it():
-    assert 0 < CHOICE["runner_up"] < 10 * read("rounding")["largest"]
+    # Two points can each move by `largest`, towards each other.
+    assert 0 < CHOICE["runner_up"] < 2 * read("rounding")["largest"]
 
 
 def test_the_chosen_point_is_inside_the_grid():
@@ -212,16 +215,16 @@ def test_seed_0_has_the_lowest_cross_entropies_of_the_five():
         assert luckiest["seed"] == RESULTS["seed"]
 
 
-# "So the test images seem harder, and the choice of the best point seems to flatter the winner by
-# 0.0005 to 0.0013, far above its lead."
+# "So the test images seem harder. That the winners rise by 0.0005 to 0.0013 more may be due to the
+# choice or to the models."
 
 
-def test_the_test_images_are_harder_and_the_choice_flatters_by_far_more_than_the_lead():
+def test_the_test_images_are_harder_and_the_winners_rise_a_little_more():
     rises, interval = CHOICE["rises"], read("winner")["cross_entropy"]
     half_width = (interval["high"] - interval["low"]) / 2  # what the sampling of images explains
-    assert rises["minimum"] > half_width, "for the exact minimum, which was not chosen"
+    # The exact minimum was not chosen on validation.
+    assert rises["minimum"] > half_width, "sampling alone could explain the rise"
     assert rises["minimum"] < rises["mean"] < rises["winner"]
-    assert rises["winner"] - rises["mean"] > 10 * CHOICE["runner_up"]
 
 
 # --- Beyond the questions -------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def test_the_models_of_a_ratio_are_put_together():
 # --- averages -------------------------------------------------------------------------------------
 
 
-def test_the_mean_is_that_of_every_tenth_step_of_the_second_half_of_all_epochs(small_problem):
+def test_the_mean_is_that_of_the_second_half_after_every_ten_steps_and_each_epoch(small_problem):
     X, y, _ = small_problem
     batches = [[np.array([i, i + 1]) for i in range(0, 18)] + [np.arange(20)] * 4] * 3  # 22 steps
     rates = [0.1, 0.5]
@@ -114,7 +114,7 @@ def test_the_mean_is_that_of_every_tenth_step_of_the_second_half_of_all_epochs(s
         W, b, kept = np.zeros((10, 4)), np.zeros(10), []
         for epoch in range(3):
             of_epoch = []
-            for steps in (10, 10, 2):  # the last ones of an epoch are fewer
+            for steps in (10, 10, 2):  # so after 10, 20 and 22, which ends the epoch
                 done = 10 * len(of_epoch)
                 W, b = sgd(W, b, X, y, 0.01, rate, batches[epoch][done : done + steps])
                 of_epoch.append((W, b))
