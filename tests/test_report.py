@@ -86,7 +86,7 @@ def test_models_of_one_ratio_differ_much_less_than_those_of_different_ratios():
             assert within < between / 6, f"seed {run['seed']}"
 
 
-# "There, the rule holds less well ... At each of these ratios, the largest n, which has the
+# "With them, the ratio decides less ... At each of these ratios, the largest n, which has the
 # largest ε, is the worst."
 
 
