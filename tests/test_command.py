@@ -505,7 +505,7 @@ def test_the_time_left_is_that_of_the_epochs_that_are_left(own_files, capsys, mo
 @posix
 @pytest.mark.parametrize("n_interrupts", [1, 3])
 def test_ctrl_c_ends_a_search_within_an_epoch_with_one_line_and_status_130(tmp_path, n_interrupts):
-    """An epoch of these four million images, one by one, takes minutes."""
+    """Of five million images, four million train: one by one, an epoch of them takes minutes."""
     for part, n in (("train", 5_000_000), ("test", 1)):
         np.save(tmp_path / f"fashion_mnist_{part}_images.npy", np.full((n, 1), 255, np.uint8))
         np.save(tmp_path / f"fashion_mnist_{part}_labels.npy", np.zeros(n, np.uint8))

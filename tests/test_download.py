@@ -305,7 +305,7 @@ def test_a_body_without_end_is_given_up(tmp_path, monkeypatch, serve, name):
 
 def test_the_mirror_is_tried_first_and_then_what_costs_least(tmp_path, monkeypatch):
     names = [name for name, _ in download_data.sources(None)]
-    assert names == [COURSE_SERVER, ZALANDO_SERVER], f"neither a system copy nor apt-get: {names}"
+    assert names == [COURSE_SERVER, ZALANDO_SERVER], f"without a system copy and apt-get: {names}"
     monkeypatch.setattr(download_data, "SYSTEM", tmp_path)
     monkeypatch.setattr("shutil.which", lambda name: name)
     first, *others = [name for name, _ in download_data.sources("the mirror")]

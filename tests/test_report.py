@@ -1,7 +1,7 @@
 """What report.pdf says of its numbers is true of report/results; and it is what build.py makes.
 
-Above some tests stands what they check, in the report's words. The limits in them are how far these
-words go: "much less" is a sixth, "nearly as good" half of the difference, and so on.
+Above some tests stands what they check, in the report's words. Each turns them into a limit:
+"differ much less" is at most a sixth, "nearly as good" at most half the difference, and so on.
 """
 
 import importlib
@@ -255,7 +255,7 @@ def test_the_weights_of_all_classes_add_up_to_0():
 
 
 def test_the_simulations_agree_with_the_law_at_a_well_chosen_rate():
-    """Of the loss, of b, and of w along h: each simulated value divided by that of the law."""
+    """For the loss, b, and w along h, facts["law"] has simulated values divided by the law's."""
     facts = read("logistic")
     for pair in facts["pairs"].values():  # the two of the assignment
         assert facts["learning_rate"] < pair["largest_rate"], "not below 2/L"
@@ -319,6 +319,6 @@ def test_every_figure_and_table_is_referred_to():
     assert labels <= set(re.findall(r"@([\w-]+)", SOURCE))
 
 
-def test_no_number_of_three_decimals_is_typed_into_the_report():
+def test_no_cross_entropy_and_no_percentage_is_typed_into_the_report():
     typed = re.findall(r"\b0\.\d{3,}|\b\d\d\.\d+ ?%", SOURCE)
     assert not typed, "these should be read from report/results"

@@ -103,7 +103,8 @@ def test_the_models_of_a_ratio_are_put_together():
 # --- averages -------------------------------------------------------------------------------------
 
 
-def test_the_mean_is_that_of_the_second_half_after_every_ten_steps_and_each_epoch(small_problem):
+def test_the_mean_is_over_the_weights_that_the_second_half_of_the_epochs_kept(small_problem):
+    """They are kept after every ten steps, and at the end of each epoch."""
     X, y, _ = small_problem
     batches = [[np.array([i, i + 1]) for i in range(0, 18)] + [np.arange(20)] * 4] * 3  # 22 steps
     rates = [0.1, 0.5]
