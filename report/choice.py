@@ -48,7 +48,6 @@ def neighbours_and_rivals(curves: Metrics) -> dict:
     lowest, last = values.min(axis=-1), values.shape[-1] - LAST_EPOCHS
     return {
         "before_and_after": beside(values[tuple(model)], epoch),
-        "models": lowest.size,
         "runner_up": float(np.sort(lowest, axis=None)[1] - lowest.min()),
         "close": CLOSE,
         "models_close": int((lowest <= lowest.min() + CLOSE).sum()),

@@ -19,8 +19,8 @@ TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = DATA_FILES = (
 )
 
 # The grid of the run that tests look at. Its axes have different lengths, and its winner has a
-# different index on each, so swapped axes are noticed. In later epochs, other
-# models of its stack still improve. So a program that replaced the winner's W then is noticed, too.
+# different index on each, so swapped axes are noticed. In later epochs, other models of its stack
+# still improve, so a program that replaced the winner's W then is noticed, too.
 GRID = Grid(
     batch_sizes=(4, 9, 16),
     learning_rates=(0.1, 0.2, 0.4, 0.8, 1.2),

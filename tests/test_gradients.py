@@ -6,8 +6,8 @@
 4. Would the check notice? Mistakes that people make, made on purpose.
 
 The check needs float64, as the differences of float32 are too coarse; weights far from zero, as at
-W = 0 a mistake in αW does not show; and a large alpha. If the case of alpha 0 passes and
-one with alpha 3 fails, the mistake is in the gradient of the penalty: αW for W, none for b.
+W = 0 a mistake in αW does not show; and a large alpha. If the case of alpha 0 passes and one with
+alpha 3 fails, the mistake is in the gradient of the penalty: αW for W, none for b.
 
 To check functions of your own, see "Check gradients of your own" in README.md.
 """

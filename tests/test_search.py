@@ -100,7 +100,7 @@ def test_the_curves_are_those_of_each_model_trained_alone(small, found):
 
 
 def what_is_wrong(small, curves, right) -> str:
-    """Name the mistakes that would give these curves, and the first model that is wrong."""
+    """Name the mistakes that would give these curves, and what is wrong first."""
     exchanged = [(batch_size, alpha, rate) for batch_size, rate, alpha in MODELS]
     mistakes = {
         "Every epoch has the same order": close(
@@ -118,9 +118,14 @@ def what_is_wrong(small, curves, right) -> str:
         ),
     }
     names = " or ".join(name for name, seen in mistakes.items() if seen) or "No known mistake"
-    is_wrong = ~np.isclose(curves, right, rtol=1e-9, atol=0).all(axis=(0, 2))
+    differs = ~np.isclose(curves, right, rtol=1e-9, atol=0)
+    epoch = differs.any(axis=(0, 1)).argmax() + 1
+    is_wrong = differs.any(axis=(0, 2))
     first = dict(zip(GRID.axes(), MODELS[is_wrong.argmax()], strict=False))
-    return f"{names}; {is_wrong.sum()} of {len(MODELS)} models are wrong, first {first}"
+    return (
+        f"{names}; from epoch {epoch} on, {is_wrong.sum()} of {len(MODELS)} models are wrong, "
+        f"first {first}"
+    )
 
 
 def test_the_axis_of_epochs_counts_from_1_to_the_last():
